@@ -62,6 +62,12 @@ class NotLearnedWarning(UserWarning):
     """An edit was made, but the model does not give its target."""
 
 
+def reason_of(error: Exception) -> str:
+    """Return an error's message in one line; with its type if it is no error of this package."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, LifelongError) else f"{type(error).__name__}: {text}"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a suggestion for a mistyped name, ready to append to a message.
 

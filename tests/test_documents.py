@@ -14,6 +14,8 @@ from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.hparams_files import find_hparams
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.runs import experiment_files as experiment
+from easyedit_lifelong.runs import experiment_values
+from easyedit_lifelong.runs.sweep import ray_resources, sweep_grid
 from easyedit_lifelong.versions import __version__
 from tests.support.documents import DOCUMENTS, ROOT, commands
 
@@ -62,6 +64,8 @@ def test_a_documented_command_is_accepted(words: list[str]) -> None:
         assert find_hparams(arguments["hparams"]).is_file()
     if words[0] == "run" and arguments["file"] != "FILE" and not arguments["file"].startswith("runs/"):
         assert experiment.find_experiment(arguments["file"]).is_file()
+    if words[0] == "sweep" and not arguments["file"].startswith("my-"):
+        assert sweep_grid.find_grid(arguments["file"]).is_file()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -129,6 +133,7 @@ def test_the_readme_gives_the_kind_of_each_metric() -> None:
         ("run", ["lifelong.md"]),
         ("report", ["lifelong.md"]),
         ("compare", ["compare.md"]),
+        ("sweep", ["sweep.md"]),
         ("consecutive", ["consecutive.md"]),
         ("scope", ["consecutive.md"]),
         ("covariance", ["covariance.md"]),
@@ -157,11 +162,23 @@ def test_every_option_is_explained(command: str, documents: list[str]) -> None:
 def test_every_key_of_an_experiment_file_is_explained() -> None:
     text = text_of("lifelong.md")
     table = " ".join(" ".join(row) for row in rows(text, "key"))
-    keys = [*experiment._KEYS, *experiment._DATA_KEYS, *experiment._SCHEDULE_KEYS]
+    keys = [*experiment_values.KEYS, *experiment_values.DATA_KEYS, *experiment_values.SCHEDULE_KEYS]
     assert set(keys) - set(code_spans(table)) <= {"schema_version", "recorded", "name"}  # only in a run's own file
     assert all(f"`{key}`" in text for key in ("schema_version", "recorded", "data.name"))
     shipped = {file.stem for folder in experiment.experiment_folders() for file in folder.glob("*.yaml")}
     assert {name for row in rows(text, "name") for name in code_spans(row[0])} == shipped
+
+
+def test_every_key_of_a_grid_is_explained() -> None:
+    table = " ".join(" ".join(row) for row in rows(text_of("sweep.md"), "key"))
+    assert {*sweep_grid.GRID_KEYS, *ray_resources.RAY_KEYS} <= set(code_spans(table))
+
+
+def test_the_grid_in_the_documents_is_the_shipped_one() -> None:
+    example = re.search(r"^```yaml\n(.*?)^```", text_of("sweep.md"), re.MULTILINE | re.DOTALL)
+    assert example is not None
+    shipped = sweep_grid.find_grid("three-methods-smollm2-135m").read_text(encoding="utf-8")
+    assert yaml.safe_load(example[1]) == yaml.safe_load(shipped)
 
 
 def test_every_format_and_tracker_is_explained() -> None:

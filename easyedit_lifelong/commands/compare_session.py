@@ -10,7 +10,7 @@ from typing import Any
 
 from easyedit_lifelong.commands.report import PAGE, write_report
 from easyedit_lifelong.commands.run_session import load_model_for
-from easyedit_lifelong.errors import LifelongError
+from easyedit_lifelong.errors import reason_of
 from easyedit_lifelong.reporting.comparison_console import print_tables
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.progress import edit_progress
@@ -71,7 +71,7 @@ def _run_methods(console: Console, plan: ComparisonPlan) -> dict[str, str]:
             summary = _run_method(console, run, plan.inputs, loaded)
         except Exception as error:  # whatever goes wrong in one method must not stop the others
             LOG.debug("%s failed", run.label, exc_info=True)
-            failures[run.label] = _reason(error)
+            failures[run.label] = reason_of(error)
             print_line(console, f"{title}: failed: {failures[run.label]}")
         else:
             seconds = summary["timing"]["seconds_per_edit"]
@@ -117,9 +117,3 @@ def _report(console: Console, plan: ComparisonPlan, failures: dict[str, str]) ->
 def _listed(page: Path, endings: Sequence[str]) -> str:
     """Return the names of the tables beside a page."""
     return ", ".join(str(page.with_name(f"table.{ending}")) for ending in endings)
-
-
-def _reason(error: Exception) -> str:
-    """Return an error's message in one line; with its type if it is no error of this package."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, LifelongError) else f"{type(error).__name__}: {text}"

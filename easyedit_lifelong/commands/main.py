@@ -35,6 +35,7 @@ COMMANDS = {
     "covariance": "collect second moments of keys, for CoachHook, MEMIT, AlphaEdit and ROME",
     "consecutive": "edit a model with batches of facts, and score the edits (CoachHook's protocol)",
     "compare": "run several methods on the same records, and compare their scores and costs",
+    "sweep": "run all combinations of methods, models, data and seeds, on one machine, Ray or Slurm",
     "run": "run an experiment file",
     "scope": "show at which tokens CoachHook's hooks act: z-scores of prompts and paraphrases",
     "calibrate": "choose layers, distance, radius and relation gate of GRACE by subjects for a model",
@@ -162,6 +163,8 @@ def _message_if_interrupted(verb: str, resumable: bool) -> str:
         return "interrupted"
     if verb in _WRITE_AT_END:
         return "interrupted; nothing was written"
+    if verb == "sweep":
+        return "interrupted; the same command resumes the cells that are not finished"
     if verb == "train":
         return "interrupted; the same command with --resume continues from the last checkpoint"
     on_disk = "interrupted; everything reported as done is on disk"

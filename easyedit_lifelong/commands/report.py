@@ -9,7 +9,7 @@ from pathlib import Path
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.report.comparison_data import comparison_csv, comparison_json
-from easyedit_lifelong.reporting.report.comparison_table import comparison_tables
+from easyedit_lifelong.reporting.report.comparison_table import Comparison, comparison_tables
 from easyedit_lifelong.reporting.report.comparison_text import latex_tables, markdown_tables
 from easyedit_lifelong.reporting.report.names import run_names
 from easyedit_lifelong.reporting.report.page import comparison_page, run_page
@@ -83,17 +83,39 @@ def write_report(
     prefix = "" if page.name == PAGE else f"{page.stem}-"
     files = write_page(page, html, plots, prefix)
     if is_comparison:
-        tables = comparison_tables(runs, names)
-        with translated_write_errors(page):
-            for ending, text in (
-                (".md", markdown_tables(tables)),
-                (".tex", latex_tables(tables)),
-                (".csv", comparison_csv(runs, names)),
-                (".json", comparison_json(runs, names)),
-            ):
-                files.append(page.with_name(f"{prefix}table{ending}"))
-                write_text(files[-1], text)
+        files += write_tables(page.parent, comparison_tables(runs, names), runs, names, prefix)
     return files
+
+
+def write_tables(
+    folder: Path, tables: Sequence[Comparison], runs: Sequence[RunFiles], names: Sequence[str], prefix: str = ""
+) -> list[Path]:
+    """Write the tables of a comparison: Markdown, LaTeX, and CSV and JSON with all scores of each run.
+
+    Args:
+        folder: the folder for the files.
+        tables: the tables.
+        runs: the runs.
+        names: their names.
+        prefix: the beginning of the files' names.
+
+    Returns:
+        The files.
+
+    Raises:
+        RunError: a file can't be written.
+    """
+    texts = {
+        "md": markdown_tables(tables),
+        "tex": latex_tables(tables),
+        "csv": comparison_csv(runs, names),
+        "json": comparison_json(runs, names),
+    }
+    files = {folder / f"{prefix}table.{ending}": text for ending, text in texts.items()}
+    for file, text in files.items():
+        with translated_write_errors(file):
+            write_text(file, text)
+    return list(files)
 
 
 def _page_path(runs: Sequence[RunFiles], out: Path | None) -> Path:

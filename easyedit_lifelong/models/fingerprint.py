@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.models.quantisation import quantised_weight
+from easyedit_lifelong.models.split_weights import whole_values
 from easyedit_lifelong.models.wrappers import adapters_of, unwrap_model
 
 _SAMPLES = 256
@@ -31,7 +32,8 @@ def model_fingerprint(model: Any) -> str:
     adapters. It doesn't cover other buffers than packed weights: they are constants of the architecture or caches.
 
     Args:
-        model: any module, on any device. accelerate may have offloaded its parameters.
+        model: any module, on any device. accelerate may have offloaded its parameters. If tensor parallelism has split
+            them over processes, all of these must call this function; the fingerprint is that of the whole weights.
 
     Raises:
         ModelError: the model has no parameters, or their values aren't available (meta device).
@@ -41,7 +43,7 @@ def model_fingerprint(model: Any) -> str:
     if not parameters:
         raise ModelError(f"{type(model).__name__} has no parameters to take a fingerprint of")
     for name, parameter in parameters:
-        values = _offloaded(model, name) if parameter.is_meta else parameter.detach()
+        values = _offloaded(model, name) if parameter.is_meta else whole_values(parameter.detach())
         dtype = str(values.dtype).removeprefix("torch.")
         digest.update(f"{name} {tuple(values.shape)} {dtype}\n".encode())
         digest.update(_digest(values))

@@ -20,7 +20,7 @@ from easyedit_lifelong.reporting.console_tables import plain_table
 from easyedit_lifelong.reporting.report.read import intervals_of
 from easyedit_lifelong.reporting.report.score_rows import MAIN, format_interval, shown
 
-_SECONDS_BETWEEN_LINES = 30
+SECONDS_BETWEEN_LINES = 30
 _MAX_EDITS_SHOWN = 5
 _MIN_HEIGHT = 20
 """On a terminal with fewer lines than this, only the progress bar is shown."""
@@ -52,7 +52,7 @@ class EditProgress:
         """Show the progress of the method's preparation before its first edit."""
         if self._bar is not None and self._preparing_task is not None:
             self._bar.update(self._preparing_task, completed=done, total=total, visible=done < total)
-        elif done < total and time.monotonic() - self._last_line_at > _SECONDS_BETWEEN_LINES:
+        elif done < total and time.monotonic() - self._last_line_at > SECONDS_BETWEEN_LINES:
             self._last_line_at = time.monotonic()
             self.console.print(f"preparing: {done}/{total} tokens", highlight=False)
 
@@ -61,7 +61,7 @@ class EditProgress:
         text = "  ".join(f"{name} {score:.3f}" for name, score in scores.items())
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, scores=" ".join(filter(None, [text, self._pace()])))
-        elif done == self.total or time.monotonic() - self._last_line_at > _SECONDS_BETWEEN_LINES:
+        elif done == self.total or time.monotonic() - self._last_line_at > SECONDS_BETWEEN_LINES:
             self._last_line_at = time.monotonic()
             time_left = "" if done == self.total else self._time_left(done)
             line = "  ".join(filter(None, [f"{done}/{self.total} edits", text, self._pace(), time_left]))
@@ -177,7 +177,7 @@ def count_progress(console: Console, description: str) -> Iterator[Callable[[int
 
         def print_count(done: int, total: int) -> None:
             nonlocal last_line_at
-            if done < total and time.monotonic() - last_line_at > _SECONDS_BETWEEN_LINES:
+            if done < total and time.monotonic() - last_line_at > SECONDS_BETWEEN_LINES:
                 last_line_at = time.monotonic()
                 console.print(f"{done}/{total}", highlight=False)
 

@@ -29,7 +29,7 @@ REPORT, COMPARISON_FILE = "report", "compare.yaml"
 """The folder of the page that compares the runs, and the file with the settings of the comparison, which is an
 experiment file. No method can have these labels."""
 
-_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _FILE_ENDINGS = (".yaml", ".yml", ".json")
 
 
@@ -144,7 +144,7 @@ def _method_name(text: str) -> str | None:
 def _check_labels(labels: Sequence[str], setting: str) -> None:
     """Raise a HyperParameterError if a label can't be the name of a folder, or is used twice."""
     for label in labels:
-        if not _LABEL.fullmatch(label):
+        if not LABEL.fullmatch(label):
             raise HyperParameterError(
                 f"{setting}: {label!r} can't be a label, which names a folder: use letters, digits and . _ + -"
             )

@@ -95,7 +95,7 @@ def plan_comparison(comparison: MethodComparison, out: Path | str, resume: bool 
     out = check_free(out, what="run, not a comparison", files=(CONFIG, SUMMARY))
     if resume and not (out / COMPARISON_FILE).is_file():
         raise RunError(f"{out}: holds no comparison to resume. To begin one there, leave out --resume.")
-    runs = [_plan_run(label, experiment, out / label) for label, experiment in experiments.items()]
+    runs = [plan_run(label, experiment, out / label) for label, experiment in experiments.items()]
     _check_same_seed(runs)
     inputs = read_inputs(runs[0].plan.experiment, runs[0].plan.seed)
     defaults = {label: hparams_defaults(experiment.hparams) for label, experiment in experiments.items()}
@@ -147,8 +147,17 @@ def write_config(plan: ComparisonPlan) -> Path:
     return file
 
 
-def _plan_run(label: str, experiment: Experiment, folder: Path) -> ComparedRun:
-    """Return the run of one method: a new one, one to resume, or a finished one."""
+def plan_run(label: str, experiment: Experiment, folder: Path) -> ComparedRun:
+    """Return a run in a folder: a new one, one to resume, or a finished one.
+
+    Args:
+        label: its name, for messages.
+        experiment: its settings.
+        folder: its folder; it need not exist.
+
+    Raises:
+        LifelongError: a setting can't be used, or the folder holds a run that can't be resumed.
+    """
     plan = make_plan(experiment, None)
     run = ComparedRun(label, folder, plan)
     if run.finished:
@@ -204,12 +213,20 @@ def _without_unusable(
 
 def _comparison_config(shared: Experiment, experiments: dict[str, Experiment], inputs: Inputs) -> dict[str, Any]:
     """Return the content of ``compare.yaml``."""
+    methods = {label: hparams_values(experiment.hparams) for label, experiment in experiments.items()}
+    return {"schema_version": SCHEMA_VERSION, "loop": shared.loop, "methods": methods, **config_of(shared, inputs)}
+
+
+def config_of(shared: Experiment, inputs: Inputs) -> dict[str, Any]:
+    """Return the settings of runs in the form of an experiment file, without the loop and the hyperparameters.
+
+    Args:
+        shared: the settings.
+        inputs: the data, read from files.
+    """
     source = inputs.source
-    assert source is not None  # the data of a comparison are always read from files
+    assert source is not None
     return {
-        "schema_version": SCHEMA_VERSION,
-        "loop": shared.loop,
-        "methods": {label: hparams_values(experiment.hparams) for label, experiment in experiments.items()},
         "data": dict(source.data),
         "retention": source.retention,
         "text": source.text,

@@ -162,6 +162,7 @@ INTERRUPTED = {
     **dict.fromkeys(
         ["covariance", "rescore"], "interrupted; everything reported as done is on disk, and the same command continues"
     ),
+    "sweep": "interrupted; the same command resumes the cells that are not finished",
 }
 """What a command says when it is interrupted, if it is not only that everything reported as done is on disk."""
 
@@ -205,6 +206,7 @@ def test_each_command_has_a_message_for_an_interruption() -> None:
         "report": ["d"],
         "rescore": ["d"],
         "run": ["f"],
+        "sweep": ["f"],
         "compare": ["--methods", "GRACE", "--out", "d"],
         "lifelong": ["--hparams", "h", "--data", "d", "--out", "d"],
         "calibrate": ["--hparams", "h", "--data", "d"],

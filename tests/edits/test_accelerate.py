@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate import cpu_offload, disk_offload
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_from_submodules
+from transformers import AutoModelForCausalLM
 
 from easyedit_lifelong import load_edits
 from easyedit_lifelong.errors import EditError
@@ -74,6 +75,24 @@ def test_edits_work_on_a_dispatched_model_and_leave_no_trace_in_it(
     assert not any(type(part).__module__.startswith("easyedit_lifelong") for part in vars(model).values())
     load_edits(model, tmp_path / "edits")
     assert not equal(logits_of(model), unedited)
+
+
+def test_edits_work_on_a_model_that_is_larger_than_its_device(checkpoint: Path, tmp_path: Path) -> None:
+    """``device_map="auto"`` fills the device, and leaves the last blocks on disk."""
+    model = AutoModelForCausalLM.from_pretrained(
+        checkpoint, dtype=torch.float32, device_map="auto", max_memory={"cpu": 80_000}, offload_folder=str(tmp_path)
+    ).eval()
+    assert {"cpu", "disk"} == set(model.hf_device_map.values())
+    plain, unedited = build_model("llama"), logits_of(model)
+    assert model_fingerprint(model) == model_fingerprint(plain)
+    for edited in (plain, model):
+        EDITS["both"](edited, "llama")
+    for logits, expected in zip(logits_of(model), logits_of(plain), strict=True):
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    assert answers(model) == answers(plain)
+    model.save_edits(tmp_path / "edits")
+    remove_all_edits(model)
+    assert equal(logits_of(model), unedited)
 
 
 @pytest.mark.parametrize("method", EDITS)

@@ -157,7 +157,7 @@ def test_an_unknown_task_is_refused_with_a_suggestion(tmp_path: Path) -> None:
 
 
 def test_all_mistakes_in_a_file_are_reported_at_once(tmp_path: Path) -> None:
-    with pytest.raises(HyperParameterError, match=r"unknown key 'a'\..*protocol: 'c' is none.*unknown key 'data\.b'"):
+    with pytest.raises(HyperParameterError, match=r"unknown key 'a'\..*unknown key 'data\.b'.*protocol: 'c' is none"):
         read_experiment(write_experiment(tmp_path, {**VALID, "a": 1, "data": {"path": "x", "b": 1}, "protocol": "c"}))
 
 

@@ -10,6 +10,7 @@ from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.models.anatomy import anatomy_of, is_routed_expert
 from easyedit_lifelong.models.modules import find_module
+from easyedit_lifelong.models.split_weights import is_split
 from easyedit_lifelong.models.wrappers import unwrap_model
 
 
@@ -58,5 +59,11 @@ def _find_module(model: Any, hparams: GraceHyperParams, field: str, name: str) -
         raise ModelError(
             f"{where}: {path} gets only the tokens that are routed to this expert, so it can't find a prompt by its "
             "last token. Name a layer that gets all tokens, such as the block's MLP."
+        )
+    if is_split(module):
+        parent = path.rpartition(".")[0]
+        raise ModelError(
+            f"{where}: {path} is split over processes by tensor parallelism, so each of them has a part of its input "
+            f"or output. Name a layer that gets and returns whole vectors, such as {parent}."
         )
     return path, module

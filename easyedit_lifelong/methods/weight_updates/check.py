@@ -18,12 +18,19 @@ from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.pair_encoders import encoder_for
 from easyedit_lifelong.models.quantisation import quantised_weight
+from easyedit_lifelong.models.split_weights import is_split
 
 QUANTISED_REMEDY = (
     "Updates can't be added to a quantised weight. Use a method that keeps edits beside the weights (GRACE, CoachHook "
     "with hook layers, NeuralDB), or load the model without quantisation (dtype: bfloat16)."
 )
 """What to do if a method that writes weights is used on a quantised model."""
+
+SPLIT_REMEDY = (
+    "This method needs the whole projection. Use GRACE at an MLP (docs/models.md), or load the model without a "
+    "tensor-parallel plan."
+)
+"""What to do if a method that needs projections is used on a model that is split over processes."""
 
 
 def check_causal(model: Any, hparams: WeightUpdateHyperParams) -> None:
@@ -87,12 +94,14 @@ def _check_projection(module: Any, path: str, hparams: WeightUpdateHyperParams, 
         name: the hyperparameter that names it.
 
     Raises:
-        ModelError: it is not, or its weight is quantised and the method writes weights.
+        ModelError: it is not, or its weight is split over processes, or quantised and the method writes weights.
     """
     try:
         projection_shape(module)
     except TypeError as error:
         raise model_error(hparams, name, str(error)) from None
+    if is_split(module):
+        raise model_error(hparams, name, f"{path} is split over processes by tensor parallelism. {SPLIT_REMEDY}")
     if hparams.writes_weights and (weight := quantised_weight(module)) is not None:
         raise model_error(hparams, name, f"{path} has {weight}. {QUANTISED_REMEDY}")
     if is_routed_expert(path):

@@ -53,12 +53,39 @@ class Comparison:
     cells: list[list[Score]]
 
 
+@dataclass(frozen=True)
+class Row:
+    """A row of a comparison.
+
+    Attributes:
+        name: its name.
+        edits: the number of edits.
+        scored: the number of edits that the scores are averages over.
+        scores: the scores and costs, by name.
+    """
+
+    name: str
+    edits: int
+    scored: int | None
+    scores: Mapping[str, Score]
+
+
 def comparison_tables(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Comparison]:
     """Return the tables of the main scores and of the costs of runs; tables and columns without values are left out.
 
     Args:
         runs: the runs.
         names: their names.
+    """
+    return tables_of([row_of(run, name) for run, name in zip(runs, names, strict=True)], runs)
+
+
+def tables_of(rows: Sequence[Row], runs: Sequence[RunFiles]) -> list[Comparison]:
+    """Return the tables of the main scores and of the costs; tables and columns without values are left out.
+
+    Args:
+        rows: the rows of every table.
+        runs: the runs that the rows are about.
     """
     main = main_names(runs)
     where = f"of {_common([run.model for run in runs])} on {_common([run.data or 'unnamed data' for run in runs])}"
@@ -93,34 +120,51 @@ def comparison_tables(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Co
             COSTS,
         ),
     )
-    tables = [compare(runs, names, metrics, title, caption) for title, caption, metrics in definitions]
+    unedited = unedited_scores(runs)
+    tables = [_compare_rows(rows, unedited, metrics, title, caption) for title, caption, metrics in definitions]
     return [table for table in tables if table.metrics]
 
 
-def compare(
-    runs: Sequence[RunFiles], names: Sequence[str], metrics: Sequence[str], title: str = "", caption: str = ""
-) -> Comparison:
+def compare(runs: Sequence[RunFiles], names: Sequence[str], metrics: Sequence[str]) -> Comparison:
     """Return the comparison of runs: a row for the unedited model if its scores are known, and one for each run.
 
     Args:
         runs: the runs.
         names: their names.
         metrics: the columns; those without any value are left out.
+    """
+    rows = [row_of(run, name) for run, name in zip(runs, names, strict=True)]
+    return _compare_rows(rows, unedited_scores(runs), metrics, "", "")
+
+
+def row_of(run: RunFiles, name: str) -> Row:
+    """Return the row of one run."""
+    scores = {score.name: score for score in (*score_rows(run), *cost_rows(run))}
+    return Row(name, run.n_edits, n_scored(run), scores)
+
+
+def _compare_rows(
+    rows: Sequence[Row], unedited: Mapping[str, float], metrics: Sequence[str], title: str, caption: str
+) -> Comparison:
+    """Return a table, with a row for the unedited model if its scores are known.
+
+    Args:
+        rows: the other rows.
+        unedited: the scores of the unedited model, by the names under which runs record them.
+        metrics: the columns; those without any value are left out.
         title: the title of the table.
         caption: what the table shows.
     """
-    scores = [{score.name: score for score in (*score_rows(run), *cost_rows(run))} for run in runs]
+    scores = [row.scores for row in rows]
     columns = [metric for metric in metrics if any(metric in of_run for of_run in scores)]
     cells = [[of_run.get(metric, Score(metric, "")) for metric in columns] for of_run in scores]
     for column, metric in enumerate(columns):
         for row in best(metric, [cells_of_run[column].number for cells_of_run in cells]):
             cells[row][column] = replace(cells[row][column], best=True)
-    scored: list[int | None] = [n_scored(run) for run in runs]
-    edits = [run.n_edits for run in runs]
-    unedited = unedited_scores(runs)
+    names, scored, edits = [row.name for row in rows], [row.scored for row in rows], [row.edits for row in rows]
     first = [_unedited_cell(metric, unedited) for metric in columns]
     if not any(cell.value for cell in first):
-        return Comparison(title, caption, list(names), edits, scored, columns, cells)
+        return Comparison(title, caption, names, edits, scored, columns, cells)
     unedited_scored = scored[0] if len(set(scored)) == 1 else None
     return Comparison(
         title, caption, [UNEDITED, *names], [0, *edits], [unedited_scored, *scored], columns, [first, *cells]

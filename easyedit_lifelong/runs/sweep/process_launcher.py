@@ -1,0 +1,120 @@
+"""The launcher that runs cells in processes of this machine, a new process for each cell."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from easyedit_lifelong.plugins import BUILT_IN
+from easyedit_lifelong.runs.sweep.launcher import POLL_SECONDS, CellEnd, Ends
+from easyedit_lifelong.runs.sweep.run_cell import CellJob, RunCell, open_log, outcome_of, run_cell
+
+_PRELOADED = ("transformers.models.auto.modeling_auto", *BUILT_IN, __name__)
+"""Modules that every cell needs. Where processes are forked from a server, it imports them once."""
+
+_SECONDS_TO_END = 5
+"""How long a process that is to stop may take before it is killed."""
+
+
+class ProcessLauncher:
+    """Runs a number of cells at a time.
+
+    A process for each cell, rather than a pool: when the system kills one, the others are not affected, and each
+    returns its memory at its end.
+
+    Args:
+        workers: how many cells run at a time.
+        threads: the number of threads that torch may use in each cell.
+        run: the function that runs a cell; it must be importable.
+    """
+
+    def __init__(self, workers: int, threads: int, run: RunCell = run_cell) -> None:
+        self.workers, self.threads, self.run = workers, threads, run
+
+    def launch(self, jobs: Sequence[CellJob]) -> Ends:
+        """Start the cells, and yield their ends; see :class:`~easyedit_lifelong.runs.sweep.launcher.Launcher`."""
+        context = _context()
+        waiting = deque(jobs)
+        running: dict[Any, tuple[BaseProcess, Connection, CellJob]] = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < self.workers:
+                    process, connection, job = self._start(context, waiting.popleft())
+                    running[process.sentinel] = process, connection, job
+                ended = [running.pop(sentinel) for sentinel in wait(list(running), POLL_SECONDS)]
+                for process, connection, job in ended:
+                    yield CellEnd(job.name, _failure(process, connection))
+                if not ended:
+                    yield None
+        finally:
+            _stop([process for process, _, _ in running.values()])
+
+    def _start(self, context: BaseContext, job: CellJob) -> tuple[BaseProcess, Connection, CellJob]:
+        """Start the process of a cell; return it, the connection that its outcome comes through, and the cell."""
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(  # type: ignore[attr-defined]
+            target=_work, args=(self.run, job, self.threads, sender), name=job.name
+        )
+        process.start()
+        sender.close()
+        return process, receiver, job
+
+
+def _context() -> Any:
+    """Return how processes are started: forked from a server that has imported the package, where that is possible."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")  # Windows
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(_PRELOADED))
+    return context
+
+
+def _work(run: RunCell, job: CellJob, threads: int, outcome: Connection) -> None:
+    """Run a cell in a process of its own, and send its outcome."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt at the terminal reaches all; the parent stops the cells
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with open_log(job.log) as log:  # bars and messages of libraries would disturb the parent's display
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    outcome.send(outcome_of(run, job, threads))
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent ends, even if the parent was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _failure(process: BaseProcess, connection: Connection) -> str | None:
+    """Return why the cell of an ended process failed; None if it is finished."""
+    process.join()
+    try:
+        return connection.recv()
+    except EOFError:  # it died before it could send its outcome
+        code = process.exitcode or 0
+        if code == -signal.SIGKILL:
+            return "its process was killed (SIGKILL); perhaps the memory was used up"
+        return f"its process ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}"
+    finally:
+        connection.close()
+
+
+def _stop(processes: Sequence[BaseProcess]) -> None:
+    """Stop processes: ask them to end, then kill those that don't."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(_SECONDS_TO_END)
+        if process.exitcode is None:
+            process.kill()
+            process.join()

@@ -1,0 +1,210 @@
+"""The cells of a sweep, and its folder: everything is checked that can be checked without a model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from easyedit_lifelong.atomic import write_text_atomically
+from easyedit_lifelong.errors import HyperParameterError, LifelongError, RunError
+from easyedit_lifelong.hparams_files import hparams_defaults, hparams_values, read_mapping
+from easyedit_lifelong.runs.compared_methods import COMPARISON_FILE, MethodComparison, experiments_by_label
+from easyedit_lifelong.runs.comparison import ComparedRun, config_of, plan_run
+from easyedit_lifelong.runs.experiment import Experiment, Inputs
+from easyedit_lifelong.runs.inputs import read_inputs
+from easyedit_lifelong.runs.run_config import requests_digest
+from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, SCHEMA_VERSION, SUMMARY, check_free
+from easyedit_lifelong.runs.setting_changes import NOT_COMPARED, setting_changes
+from easyedit_lifelong.runs.sweep.sweep_grid import Grid
+
+SWEEP_FILE, CELLS, LOGS = "sweep.yaml", "cells", "logs"
+"""The file with the settings of all cells, the folder of their runs, and the folder of their logs."""
+
+_MAY_DIFFER = tuple(name for name in NOT_COMPARED if name != "hparams.model_name.")
+"""A finished cell isn't compared with its model's weights, so the name of the model must not differ."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes:
+        method: the label of its method.
+        model: the label of its model.
+        data: the label of its data.
+        seed: its seed.
+        run: its run. The label of the run is the name of the cell.
+        n_requests: the number of requests that it edits.
+    """
+
+    method: str
+    model: str
+    data: str
+    seed: int
+    run: ComparedRun
+    n_requests: int
+
+    @property
+    def name(self) -> str:
+        """The name of the cell, which is also the path of its folder below the sweep's folder of cells."""
+        return self.run.label
+
+    def n_done(self) -> int:
+        """Return the number of requests that the cell has processed so far, given its journal."""
+        try:
+            return (self.run.folder / JOURNAL).read_bytes().count(b"\n")
+        except OSError:
+            return 0
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """A sweep whose settings, data and folders were checked. :func:`plan_sweep` makes it.
+
+    Attributes:
+        out: the folder of the sweep.
+        cells: the cells.
+        config: the settings of each cell, by its name: the entry ``cells`` of ``sweep.yaml``.
+    """
+
+    out: Path
+    cells: list[Cell]
+    config: dict[str, dict[str, Any]]
+
+    def log_of(self, cell: Cell) -> Path:
+        """Return the file of a cell's messages."""
+        return self.out / LOGS / f"{cell.name}.log"
+
+
+def plan_sweep(grid: Grid, out: Path | str) -> SweepPlan:
+    """Return the plan of a sweep: check everything that can be checked without the models.
+
+    Cells in ``out`` that are finished stay as they are; cells that were interrupted are to be resumed.
+
+    Args:
+        grid: the grid.
+        out: the folder of the sweep.
+
+    Raises:
+        LifelongError: the data or a method's hyperparameters can't be used, there is no such method, ``out`` holds
+            something else, or a cell can't be resumed.
+    """
+    out = check_free(out, what="run, not a sweep", files=(CONFIG, SUMMARY, COMPARISON_FILE)).absolute()
+    cells: list[Cell] = []
+    config: dict[str, dict[str, Any]] = {}
+    inputs_of: dict[tuple[str, int], Inputs] = {}
+    for seed in grid.seeds:
+        for model, model_name in grid.models.items():
+            experiments = _experiments(grid, model, model_name, seed)
+            for data_label, data in grid.data.items():
+                for method, of_method in experiments.items():
+                    name = f"{method}/{model}/{data_label}/seed-{seed}"
+                    experiment = dataclasses.replace(of_method, data=data)
+                    if (data_label, seed) not in inputs_of:
+                        inputs_of[data_label, seed] = _read_inputs(experiment, data_label, seed)
+                    inputs = inputs_of[data_label, seed]
+                    run = plan_run(name, experiment, out / CELLS / name)
+                    cells.append(Cell(method, model, data_label, seed, run, len(inputs.requests)))
+                    config[name] = _cell_config(run, inputs)
+    return SweepPlan(out, cells, config)
+
+
+def write_settings(plan: SweepPlan) -> None:
+    """Write the settings of all cells into the sweep's folder, beside those of cells that only the folder has.
+
+    Raises:
+        RunError: the folder holds a cell of this name with other settings; or the file can't be read or written.
+    """
+    file = plan.out / SWEEP_FILE
+    stored = _stored_cells(file)
+    changes: dict[str, list[str]] = {}
+    for cell in plan.cells:
+        if cell.name in stored:
+            found = _changes(stored[cell.name], plan.config[cell.name], hparams_defaults(cell.run.plan.hparams))
+            changes |= {cell.name: found} if found else {}
+    if changes:
+        name, found = next(iter(changes.items()))
+        others = f" Other cells that differ: {len(changes) - 1}." if len(changes) > 1 else ""
+        raise RunError(
+            f"{plan.out}: holds a sweep with other settings. {name}: {'; '.join(found)}.{others} Choose what it began "
+            "with, or another folder with --out. Methods, models, data and seeds can be added."
+        )
+    content = {"schema_version": SCHEMA_VERSION, "cells": {**stored, **plan.config}}
+    try:
+        write_text_atomically(file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    except OSError as error:
+        raise RunError(f"{file}: can't be written: {error.strerror}") from error
+
+
+def _experiments(grid: Grid, model: str, model_name: str, seed: int) -> dict[str, Experiment]:
+    """Return the experiment of each method for one model and seed, by the method's label.
+
+    Raises:
+        HyperParameterError: hyperparameters can't be used, or several seeds are given and a method has none.
+        PluginError: there is no such method.
+    """
+    overrides = {**grid.settings.overrides, "model_name": model_name, "seed": seed}
+    shared = dataclasses.replace(grid.settings, overrides=overrides)
+    experiments = experiments_by_label(MethodComparison(shared, grid.methods[model]))
+    for label, experiment in experiments.items():
+        if len(grid.seeds) > 1 and not hasattr(experiment.hparams, "seed"):
+            raise HyperParameterError(
+                f"{grid.file}, seeds: {label} has no seed, so its runs with different seeds would be equal. Use one "
+                "seed, or leave the method out."
+            )
+    return experiments
+
+
+def _read_inputs(experiment: Experiment, label: str, seed: int) -> Inputs:
+    """Read the data of a cell; raise a LifelongError whose message has the label of the data."""
+    try:
+        return read_inputs(experiment, seed)
+    except LifelongError as error:
+        raise RunError(f"data {label}: {error}") from error
+
+
+def _cell_config(run: ComparedRun, inputs: Inputs) -> dict[str, Any]:
+    """Return the settings of a cell, in the form of an experiment file."""
+    experiment = run.plan.experiment
+    digest = requests_digest(inputs.requests, inputs.retention or [], inputs.text, inputs.capability)
+    return {
+        "loop": experiment.loop,
+        "hparams": hparams_values(run.plan.hparams),
+        **config_of(experiment, inputs),
+        "only_errors": experiment.only_errors,
+        "recorded": {"requests_sha256": digest},
+    }
+
+
+def _stored_cells(file: Path) -> dict[str, Any]:
+    """Return the settings of the cells that a sweep's folder has, by name; empty if it has none.
+
+    Raises:
+        RunError: the file can't be read.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        cells = read_mapping(file, "the settings of a sweep").get("cells")
+    except HyperParameterError as error:
+        raise RunError(f"{error}. Choose another folder with --out.") from error
+    return cells if isinstance(cells, dict) else {}
+
+
+def _changes(stored: Any, present: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    """Return the settings of a cell that differ from those in the folder.
+
+    Args:
+        stored: the settings in the folder.
+        present: the present settings.
+        defaults: the defaults of hyperparameters, for those that a file of an older release lacks.
+    """
+    written = stored if isinstance(stored, dict) else {}
+    if isinstance(hparams := written.get("hparams"), dict):
+        written = {**written, "hparams": {**defaults, **hparams}}
+    return setting_changes(written, present, lambda name: f"{name}.".startswith(_MAY_DIFFER))

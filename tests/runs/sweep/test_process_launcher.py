@@ -1,0 +1,34 @@
+"""Cells in local processes: failures, a killed process and its resumption, and the end of a sweep before its cells'."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from easyedit_lifelong.runs.sweep.process_launcher import ProcessLauncher
+from tests.support.sweep_jobs import KILLED, assert_equal_runs, cell_job, failures_of, kill_once, sleep
+
+
+def test_a_killed_cell_is_reported_and_resumes_to_the_same_end(
+    tmp_path: Path, checkpoint: Path, whole_run: Path
+) -> None:
+    killed, broken = cell_job(tmp_path, checkpoint, KILLED), cell_job(tmp_path, tmp_path / "no-model", "broken")
+    launcher = ProcessLauncher(2, 1, kill_once)
+    failures = failures_of(launcher, [killed, broken])
+    assert failures[KILLED] == "its process was killed (SIGKILL); perhaps the memory was used up"
+    assert str(failures["broken"]).startswith(f"{tmp_path / 'no-model'}: no such folder.")
+    assert "Traceback" in broken.log.read_text() and "ModelError" in broken.log.read_text()
+    assert len((killed.folder / "journal.jsonl").read_text().splitlines()) == 2
+    assert failures_of(launcher, [killed]) == {KILLED: None}
+    assert_equal_runs(killed.folder, whole_run)
+
+
+def test_a_sweep_that_ends_early_stops_its_cells(tmp_path: Path, checkpoint: Path) -> None:
+    ends = ProcessLauncher(1, 1, sleep).launch([cell_job(tmp_path, checkpoint, name) for name in ("a", "b")])
+    pid_file, deadline = tmp_path / "a.pid", time.monotonic() + 60
+    while not (pid_file.exists() and pid_file.read_text()):
+        assert next(ends) is None and time.monotonic() < deadline
+    ends.close()
+    assert not os.path.exists(f"/proc/{pid_file.read_text()}")
+    assert not (tmp_path / "b.pid").exists(), "more cells run than there are workers"

@@ -1,0 +1,57 @@
+"""Cells on a Ray of this machine: a killed worker, whose cell is started again and resumes; failures; addresses."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.runs.sweep.launcher import CellEnd
+from easyedit_lifelong.runs.sweep.ray_launcher import RayLauncher, _check_enough
+from easyedit_lifelong.runs.sweep.ray_resources import RayResources
+from tests.support.sweep_jobs import KILLED, assert_equal_runs, cell_job, kill_once
+
+LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+# Ray is not imported here: its address depends on the environment that it is imported with.
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
+
+
+def listening_addresses() -> set[str]:
+    """Return the addresses at which this process and its descendants listen."""
+    import psutil  # Ray brings it
+
+    addresses: set[str] = set()
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        try:
+            connections = process.net_connections(kind="inet")
+        except psutil.Error:  # it has ended
+            continue
+        addresses |= {found.laddr.ip for found in connections if found.status == psutil.CONN_LISTEN}
+    return addresses
+
+
+def test_a_cell_whose_worker_is_killed_is_started_again_and_resumes(
+    tmp_path: Path, checkpoint: Path, whole_run: Path
+) -> None:
+    jobs = [cell_job(tmp_path, checkpoint, name) for name in (KILLED, "other")]
+    ends, addresses = [], set[str]()
+    for end in RayLauncher(RayResources(cpus=1, retries=1), kill_once).launch(jobs):
+        ends += [end] if isinstance(end, CellEnd) else []
+        addresses = addresses or listening_addresses()
+    assert addresses and addresses <= LOOPBACK
+    assert (tmp_path / f"{KILLED}-before").exists()
+    assert sorted(ends, key=lambda end: end.name) == [CellEnd(KILLED, None), CellEnd("other", None)]
+    for job in jobs:
+        assert_equal_runs(job.folder, whole_run)
+
+
+def test_a_cell_that_needs_more_than_this_machine_has_is_refused() -> None:
+    machine = SimpleNamespace(cluster_resources=lambda: {"CPU": 2.0})
+    _check_enough(machine, RayResources(cpus=2))
+    with pytest.raises(RunError, match=r"needs 1 GPUs, and this machine has 0\. Lower ray\.gpus"):
+        _check_enough(machine, RayResources(gpus=1))

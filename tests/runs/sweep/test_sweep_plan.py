@@ -1,0 +1,95 @@
+"""Plans of sweeps: their cells, and folders that hold another sweep."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from easyedit_lifelong.errors import HyperParameterError, LifelongError, PluginError, RunError
+from easyedit_lifelong.runs.sweep.sweep_grid import read_grid
+from easyedit_lifelong.runs.sweep.sweep_plan import SweepPlan, plan_sweep, write_settings
+from tests.support.command_line import FACTS
+from tests.support.sweep_grids import write_grid
+
+
+def plan(folder: Path, **values: Any) -> SweepPlan:
+    """Return the plan of a grid."""
+    return plan_sweep(read_grid(write_grid(folder, "tiny", **values)), folder / "out")
+
+
+def begin(folder: Path, **values: Any) -> None:
+    """Write the settings of a grid's cells, as a sweep does at its beginning."""
+    (folder / "out").mkdir(exist_ok=True)
+    write_settings(plan(folder, **values))
+
+
+def test_every_combination_is_a_cell_with_its_own_folder_and_settings(tmp_path: Path) -> None:
+    data = {"facts": {"path": "facts.json"}, "later": {"path": "facts.json", "offset": 2}}
+    cells = plan(tmp_path, data=data, models={"tiny": "tiny", "other": "org/other"}).cells
+    assert len(cells) == 2 * 2 * 2 * 2
+    by_name = {cell.name: cell for cell in cells}
+    cell = by_name["far/other/later/seed-1"]
+    assert cell.run.folder == tmp_path / "out" / "cells" / "far" / "other" / "later" / "seed-1"
+    hparams = cell.run.plan.hparams
+    assert (hparams.eps, hparams.model_name, hparams.seed, cell.n_requests) == (5.0, "org/other", 1, 1)
+    assert by_name["near/tiny/facts/seed-0"].n_requests == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_with_other_settings_is_refused_and_cells_can_be_added(tmp_path: Path) -> None:
+    begin(tmp_path, seeds=[0])
+    before = (tmp_path / "out" / "sweep.yaml").read_bytes()
+    with pytest.raises(
+        RunError, match=r"near/tiny/facts/seed-0: schedule\.at was \[1, 2\], is \[2\]\. Other cells .*: 1"
+    ):
+        begin(tmp_path, schedule={"at": [2]})
+    with pytest.raises(RunError, match=r"hparams\.model_name was 'tiny', is 'other'"):
+        begin(tmp_path, models={"tiny": "other"})
+    file = write_grid(tmp_path, "tiny")
+    (tmp_path / "facts.json").write_text(json.dumps([*FACTS[1:], FACTS[0]]))
+    with pytest.raises(RunError, match=r"recorded\.requests_sha256 was"):
+        write_settings(plan_sweep(read_grid(file), tmp_path / "out"))
+    assert (tmp_path / "out" / "sweep.yaml").read_bytes() == before
+    begin(tmp_path, seeds=[1, 0], models={"tiny": "tiny", "other": "other"})
+    begin(tmp_path, seeds=[0], methods=["near=near.yaml"])
+    stored = yaml.safe_load((tmp_path / "out" / "sweep.yaml").read_text())
+    assert len(stored["cells"]) == 2 * 2 * 2, "the settings of a cell that the grid no longer names are lost"
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "message"),
+    [
+        ({"methods": ["GRASE"]}, PluginError, r"grid\.yaml, methods GRASE: no editing method of that name"),
+        ({"methods": ["near.yaml", "far.yaml"]}, HyperParameterError, r"methods: two methods are called 'GRACE'"),
+        ({"methods": {"x": "lost.yaml"}}, HyperParameterError, r"lost\.yaml: no such hyperparameter file"),
+        (
+            {"methods": ["GRACE"]},
+            HyperParameterError,
+            r"grid\.yaml, model tiny: no hyperparameters of GRACE ship for it",
+        ),
+        ({"retention": "held.json"}, LifelongError, r"grid\.yaml, retention: held\.json: no such file"),
+        ({"capability": "questions.json"}, LifelongError, r"grid\.yaml, capability: .*questions\.json"),
+        (
+            {"data": {"late": {"path": "facts.json", "offset": 9}}},
+            LifelongError,
+            r"data late: .*9 records are to be skipped",
+        ),
+    ],
+)
+def test_what_a_cell_cannot_use_is_refused(
+    tmp_path: Path, values: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        plan(tmp_path, **values)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_a_run_or_a_comparison_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "compare.yaml").write_text("")
+    with pytest.raises(RunError, match=r"holds another run, not a sweep \(compare\.yaml\)"):
+        plan(tmp_path)
