@@ -1,21 +1,23 @@
-"""The folders of a demo: they may replace those of an earlier demo, and nothing else."""
+"""The folders of both forms of the demo: they may replace those of an earlier demo, and nothing else."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
+from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.edits import inspect_edits
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.parsing import parse_yaml
 from easyedit_lifelong.runs.run_folder import CONFIG
 
+DATA_NAME = "sample facts (CounterFact form)"
+"""The name of a demo's data, by which its runs are recognised."""
 
-def check_previous(folder: Path, data_name: str) -> None:
+
+def check_previous_run(folder: Path) -> None:
     """Check that a folder is empty or holds an earlier demo's run.
-
-    Args:
-        folder: the folder.
-        data_name: the name of the demo's data, as runs record it.
 
     Raises:
         RunError: the folder holds other files.
@@ -26,8 +28,27 @@ def check_previous(folder: Path, data_name: str) -> None:
     except ValueError:
         written = None
     data = written.get("data") if isinstance(written, dict) else None  # a mapping; in old versions, the name itself
-    if data == data_name or (isinstance(data, dict) and data.get("name") == data_name):
+    if data == DATA_NAME or (isinstance(data, dict) and data.get("name") == DATA_NAME):
         return
+    _check_empty(folder)
+
+
+def check_previous_edits(folder: Path, facts: Collection[EditRequest]) -> None:
+    """Check that a folder is empty or holds edits of a demo's facts and no others.
+
+    Raises:
+        RunError: the folder holds other files or edits.
+    """
+    try:
+        parts = inspect_edits(folder).parts if folder.exists() else []
+    except RunError:
+        parts = []
+    prompts = {edit["prompt"] for part in parts for edit in part.edits}
+    if not prompts or not prompts <= {fact.prompt for fact in facts}:
+        _check_empty(folder)
+
+
+def _check_empty(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder}: holds files that aren't a demo's. Choose another folder with --out.")
 

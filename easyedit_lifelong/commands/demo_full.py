@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong import bridge
-from easyedit_lifelong.commands.demo_folders import check_previous, delete_folders
+from easyedit_lifelong.commands.demo_folders import DATA_NAME, check_previous_run, delete_folders
 from easyedit_lifelong.covariance.corpus import find_corpus
 from easyedit_lifelong.data.readers import read_counterfact, read_requests
 from easyedit_lifelong.data.request import EditRequest
@@ -27,7 +27,6 @@ from easyedit_lifelong.runs.hyperparameter_files import load_hparams
 from easyedit_lifelong.runs.state import RunResult
 
 GRACE, COACHHOOK = "GRACE", "CoachHook"
-_DATA_NAME = "sample facts (CounterFact form)"
 _FACTS_SHOWN = 4
 
 Summaries = dict[str, dict[str, Any]]
@@ -65,7 +64,7 @@ def run_demo(
     console = Console()
     folders = {method: out / method for method in (GRACE, COACHHOOK)}
     for folder in folders.values():
-        check_previous(folder, _DATA_NAME)
+        check_previous_run(folder)
     requests = read_requests(data, read_counterfact)[:edits]
     grace_hparams, coachhook_hparams = load_hparams(grace), load_hparams(coachhook)
     demo = _Demo(console, requests)
@@ -151,7 +150,7 @@ class _Demo:
         before_run()
         self.console.print(f"\n{title}")
         with edit_progress(self.console, len(self.requests)) as progress:
-            result = loop(model, tokenizer, self.requests, hparams, out=folder, progress=progress, data_name=_DATA_NAME)
+            result = loop(model, tokenizer, self.requests, hparams, out=folder, progress=progress, data_name=DATA_NAME)
         show_answers(self.console, shown, before, answers(result.edited_model, tokenizer, shown))
         return result.summary
 

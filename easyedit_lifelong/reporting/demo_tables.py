@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.metrics import METRICS
@@ -71,14 +73,14 @@ def show_fact(console: Console, request: EditRequest, before: Sequence[str], aft
         before: the answers of the unedited model.
         after: the answers of the edited model.
     """
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False)
-
-    say(f"\n{request.subject}: {request.ground_truth} -> {request.target_new}")
+    console.print(f"\n{request.subject}: {request.ground_truth} -> {request.target_new}", highlight=False, markup=False)
+    block = Table.grid(padding=(0, 2))
     for (prompt, kind), old, new in zip(related_prompts(request), before, after, strict=True):
-        say(f"  {prompt} ...  ({kind})")
-        say(f"    {old}" if old == new else f"    before: {old}\n    after:  {new}")
+        block.add_row(Text(f"  {kind}"), Text(f"{prompt} ..."))
+        if old != new:
+            block.add_row(Text("         before"), Text(old))
+        block.add_row(Text("         answer" if old == new else "          after"), Text(new))
+    console.print(block)
 
 
 def comparison_table(console: Console, summaries: Mapping[str, Mapping[str, Any]], title: str) -> None:

@@ -1,0 +1,112 @@
+"""The demo on a tiny model: what it prints, in which order, and what it leaves in its folder."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from easyedit_lifelong import inspect_edits
+from easyedit_lifelong.commands import demo, demo_full
+from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.runs.run_folder import CONFIG, SUMMARY
+from tests.support.corpus import write_corpus
+from tests.support.edits_command_line import COACHHOOK, GRACE
+from tests.support.installed_easyedit import needs_easyedit
+from tests.support.subject_edits import hparams
+
+FACTS = [
+    {
+        "case_id": number,
+        "prompt": f"who wrote {subject}",
+        "subject": subject,
+        "target_new": target,
+        "ground_truth": "Shakespeare",
+        "rephrase_prompt": f"king who wrote {subject}",
+        "locality_prompt": "the blue sea",
+        "locality_ground_truth": "moon",
+        "relation_specificity_prompt": f"language of {subject}",
+        "relation_specificity_ground_truth": "Spanish",
+    }
+    for number, (subject, target) in enumerate([("Hamlet", "Peru"), ("France", "Rome"), ("cheese", "moon")])
+]
+
+
+@pytest.fixture
+def compared(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The hyperparameter files of the three methods."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EASYEDIT_LIFELONG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "80")
+    (tmp_path / "facts.json").write_text(json.dumps(FACTS), encoding="utf-8")
+    by_subject = hparams("late-relations", folder=write_corpus(tmp_path, documents=30)).to_dict()
+    files = {}
+    for name, values in (("GRACE", GRACE), (demo.BY_SUBJECT, by_subject), ("CoachHook", COACHHOOK)):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump({**values, "model_name": str(checkpoint), "device": "cpu"}), encoding="utf-8")
+        files[name] = (str(file), {"seed": 3})
+    return files
+
+
+def run(compared: dict[str, Any], out: Path) -> None:
+    demo.run_short_demo(3, out, compared=compared, data=out.parent / "facts.json", facts=(0, 1, 2))
+
+
+def test_the_demo_corrects_undoes_saves_and_compares(
+    tmp_path: Path, compared: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(compared, tmp_path / "out")
+    text = capfd.readouterr().out
+    headings = [line for line in text.splitlines() if line[:2] in ("1.", "2.", "3.", "4.", "5.")]
+    assert [line[0] for line in headings] == ["1", "2", "3", "4", "5"]
+    assert "king who wrote Hamlet ...\nGRACE model.layers.1.mlp.down_proj: " in text
+    records = inspect_edits(tmp_path / "out" / "edits").parts[0].edits
+    assert [record["case_id"] for record in records] == [1, 2], "the undone edit was saved"
+    assert "who wrote France" in text[text.index("A new process") :], "no other process was asked"
+    table = text[text.index("All edits are kept") :]
+    assert table.splitlines()[1].split() == ["metric", "unedited", "GRACE", "by", "subject", "CoachHook", "kind"]
+    for name in ("GRACE", "by-subject", "CoachHook"):
+        summary = json.loads((tmp_path / "out" / name / SUMMARY).read_text(encoding="utf-8"))
+        assert summary["n_edits"] == 3 and summary["hparams"]["seed"] == 3
+    run(compared, tmp_path / "out")  # replaces the first
+
+
+def test_folders_of_others_are_refused_before_anything_is_done(
+    tmp_path: Path, compared: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "out" / "CoachHook" / CONFIG
+    other.parent.mkdir(parents=True)
+    other.write_text("data: mine\n", encoding="utf-8")
+    with pytest.raises(RunError, match="aren't a demo's"):
+        run(compared, tmp_path / "out")
+    assert capsys.readouterr().out == "" and other.read_text(encoding="utf-8") == "data: mine\n"
+
+
+def test_edits_of_others_are_refused_and_kept(tmp_path: Path, compared: dict[str, Any]) -> None:
+    run(compared, tmp_path / "out")
+    index = tmp_path / "out" / "edits" / "edits.json"
+    (tmp_path / "facts.json").write_text(json.dumps([{**fact, "prompt": f"old {fact['prompt']}"} for fact in FACTS]))
+    before = index.read_bytes()
+    with pytest.raises(RunError, match="edits: holds files that aren't a demo's"):
+        run(compared, tmp_path / "out")
+    assert index.read_bytes() == before
+
+
+@needs_easyedit
+def test_both_forms_of_the_demo_may_replace_each_other(tmp_path: Path, compared: dict[str, Any]) -> None:
+    run(compared, tmp_path / "out")
+    files = {"grace": compared["GRACE"][0], "coachhook": compared["CoachHook"][0]}
+    demo_full.run_demo(1, tmp_path / "out", data=tmp_path / "facts.json", **files)
+    run(compared, tmp_path / "out")
+
+
+def test_a_new_process_that_fails_ends_the_demo(
+    tmp_path: Path, compared: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 2))
+    with pytest.raises(RunError, match="the new process ended with 2"):
+        run(compared, tmp_path / "out")
