@@ -18,7 +18,6 @@ from easyedit_lifelong.methods.grace.codebook.codebook_arrays import ARRAY_NAMES
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Row
 from easyedit_lifelong.methods.grace.codebook.edit_history import rows_of
 from easyedit_lifelong.methods.grace.codebook.key_space import KeySpace, new_codebook
-from easyedit_lifelong.methods.grace.codebook.relation_metric import RelationMetric
 from easyedit_lifelong.methods.grace.codebook.removal import remove_edits
 from easyedit_lifelong.methods.grace.codebook.stored_keys import rounding_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
@@ -27,12 +26,6 @@ from easyedit_lifelong.methods.shared.records import EditRecord
 
 _GATE_SIZE = "gate_size"
 """Name of the gate size in a part's state."""
-
-_WHITENING, _METRIC_MEAN, _METRIC_PROJECTION = "whitening", "relation_mean", "relation_projection"
-"""Names of the whitening matrix and of the relation metric among a part's tensors."""
-
-KEY_SPACE_TENSORS = (_WHITENING, _METRIC_MEAN, _METRIC_PROJECTION)
-"""Names of the tensors that describe the key space. In a state folder, the first step alone holds them."""
 
 
 @dataclass(frozen=True)
@@ -157,10 +150,8 @@ class SerializedEdits:
         }
         if queries:
             tensors["queries"] = torch.stack(queries)
-        if self.key_space.whitening is not None and begin == 0:
-            tensors[_WHITENING] = self.key_space.whitening
-        if self.key_space.relation_metric is not None and begin == 0:
-            tensors[_METRIC_MEAN], tensors[_METRIC_PROJECTION] = self.key_space.relation_metric
+        if begin == 0:
+            tensors |= self.key_space.tensors()
         return EditsPart(self.hparams, [record.to_dict() for record in records], state, tensors)
 
 
@@ -238,22 +229,11 @@ def _stored_key_space(part: EditsPart, hparams: GraceHyperParams, where: str) ->
         RunError: they do not fit the part's keys, values or hyperparameters.
     """
     try:
-        key_space = KeySpace(part.state.get(_GATE_SIZE, 0), part.tensors.get(_WHITENING), _stored_metric(part))
+        key_space = KeySpace.of_tensors(part.state.get(_GATE_SIZE, 0), part.tensors)
         key_space.check(hparams, part.tensors["keys"].shape[1], part.tensors["values"].shape[1])
     except (KeyError, IndexError, ValueError) as error:
         raise RunError(f"{where}: GRACE's edits are incomplete or damaged: {error}") from error
     return key_space
-
-
-def _stored_metric(part: EditsPart) -> RelationMetric | None:
-    """Return a part's relation metric; None if it has none.
-
-    Raises:
-        KeyError: one of its two tensors is missing.
-    """
-    if _METRIC_MEAN not in part.tensors and _METRIC_PROJECTION not in part.tensors:
-        return None
-    return RelationMetric(part.tensors[_METRIC_MEAN], part.tensors[_METRIC_PROJECTION])
 
 
 def _stored_hits(part: EditsPart, length: int, where: str) -> Counter[int]:

@@ -13,9 +13,10 @@ from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.methods.edit_stores import EditsPart, OldState
 from easyedit_lifelong.methods.grace import old_state
 from easyedit_lifelong.methods.grace.codebook.codebook_arrays import ARRAY_NAMES
+from easyedit_lifelong.methods.grace.codebook.key_space import KEY_SPACE_TENSORS
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import SAME_SETTINGS, GraceEditor
-from easyedit_lifelong.methods.grace.serialized import KEY_SPACE_TENSORS, SerializedEdits
+from easyedit_lifelong.methods.grace.serialized import SerializedEdits
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.models.anatomy import projection_shape
 from easyedit_lifelong.models.load import model_label

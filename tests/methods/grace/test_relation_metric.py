@@ -13,6 +13,7 @@ from torch import Tensor
 
 from easyedit_lifelong import apply_grace_to_model
 from easyedit_lifelong.data import samples
+from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.methods.grace.calibration.answer_layer_study import auc
 from easyedit_lifelong.methods.grace.codebook.distance import COS, normalized
 from easyedit_lifelong.methods.grace.codebook.relation_metric import RelationMetric, fit_relation_metric
@@ -178,3 +179,12 @@ def test_edits_on_the_model_do_not_change_its_metric(folder: Path) -> None:
         file.unlink()
     again = relation_metric_for(model, build_tokenizer(), settings)
     assert torch.equal(again.mean, expected.mean) and torch.equal(again.projection, expected.projection)
+
+
+@pytest.mark.parametrize(("value", "message"), [(float("inf"), "infinite or NaN"), (0.0, "can't tell relations apart")])
+def test_activations_without_information_are_refused_with_the_layer(folder: Path, value: float, message: str) -> None:
+    model, settings = build_model("llama"), hparams("late-relations", folder=folder)
+    model.model.layers[2].mlp.act_fn.forward = lambda states: torch.full_like(states, value)
+    with pytest.raises(ModelError, match=message) as caught:
+        relation_metric_for(model, build_tokenizer(), settings)
+    assert "model.layers.2.mlp.down_proj" in str(caught.value)

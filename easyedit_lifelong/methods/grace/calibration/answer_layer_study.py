@@ -1,9 +1,9 @@
 """The study of answer layers and relation gates: how well each layer's gate separates questions, and trial edits.
 
-A relation gate compares, the answer layer's input at a prompt's last token with its input at the
-last token of the edit's own prompt. Of the questions about the edited subject, those that ask about the same relation
-should pass the gate, and no others. Forward passes show how well each layer's gate can separate them. Trial edits show
-what a gate costs in generality, and how many other facts about the subjects it protects.
+A relation gate compares the answer layer's input at a prompt's last token with its input at the last token of the
+edit's own prompt. Of the questions about the edited subject, those that ask about the same relation should pass the
+gate, and no others. Forward passes show how well each layer's gate can separate them. Trial edits show what a gate
+costs in generality, and how many other facts about the subjects it protects.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,11 @@ from torch import Tensor
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.relation_metric import RelationMetric
 from easyedit_lifelong.methods.grace.config import RELATIONS, GraceHyperParams
+
+_WHITENING, _METRIC = "whitening", ("relation_mean", "relation_projection")
+
+KEY_SPACE_TENSORS = (_WHITENING, *_METRIC)
+"""Names of the tensors that describe a key space. In a state folder, the first step alone holds them."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,23 @@ class KeySpace:
     gate_size: int = 0
     whitening: Tensor | None = None
     relation_metric: RelationMetric | None = None
+
+    @classmethod
+    def of_tensors(cls, gate_size: int, tensors: Mapping[str, Tensor]) -> KeySpace:
+        """Return the key space whose tensors :meth:`tensors` returned; other tensors are ignored.
+
+        Raises:
+            KeyError: one of the two tensors of a relation metric is missing.
+            ValueError: ``gate_size`` is no width.
+        """
+        has_metric = any(name in tensors for name in _METRIC)
+        metric = RelationMetric(*(tensors[name] for name in _METRIC)) if has_metric else None
+        return cls(gate_size, tensors.get(_WHITENING), metric)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of this space by their names in a file."""
+        whitening = {} if self.whitening is None else {_WHITENING: self.whitening}
+        return whitening | dict(zip(_METRIC, self.relation_metric or (), strict=False))
 
     def __post_init__(self) -> None:
         """Check ``gate_size``, which may come from a damaged file.

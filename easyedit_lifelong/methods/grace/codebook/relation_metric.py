@@ -39,9 +39,10 @@ class RelationMetric(NamedTuple):
             activations: shape ``(n, width)``, any dtype and device.
 
         Returns:
-            Shape ``(n, directions)``, float32. Each row depends on its activation alone, not on ``n``.
+            Shape ``(n, directions)``, float32.
         """
-        # A matrix product may round a row differently in another batch. A sum of products in float64 hides that.
+        # A matrix product may round a row differently in another batch. In float64, the difference is too small to
+        # remain after rounding to float32.
         exact = torch.float32 if activations.device.type == "mps" else torch.float64  # MPS has no float64
         mean, projection = (tensor.to(activations.device, exact) for tensor in self)
         return ((activations.to(exact) - mean) @ projection).float()

@@ -27,8 +27,9 @@ def prepare_statistics(
     Raises:
         CovarianceError: a stored file can't be used, or the corpus isn't available.
         ModelError: the key layer is not a linear projection, or the inputs of the answer layer can't be read.
+        OSError: the relation metric can't be stored.
     """
     if hparams.whiten:
         named_moments(model, tokenizer, [find_layer(model, hparams)[0]], hparams, progress)
-    if hparams.gate_metric == RELATIONS:
+    if hparams.gate_eps is not None and hparams.gate_metric == RELATIONS:
         relation_metric_for(model, tokenizer, hparams, progress)

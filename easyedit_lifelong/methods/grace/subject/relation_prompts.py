@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from easyedit_lifelong.atomic import atomic_file
 from easyedit_lifelong.covariance.moment_paths import model_folders, stats_folder
 from easyedit_lifelong.data import samples
+from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.methods.grace.codebook.relation_metric import (
     DIRECTIONS,
     SHRINKAGE,
@@ -65,7 +66,7 @@ def relation_metric_for(
         progress: called with the number of tokens read so far, and the total.
 
     Raises:
-        ModelError: there is no such layer, or it does not get one vector for every token.
+        ModelError: there is no such layer, it does not get one vector for every token, or its inputs are not finite.
         OSError: the metric can't be stored.
     """
     named = find_answer_layer(model, hparams)
@@ -90,7 +91,7 @@ def relation_metrics(
         progress: called with the number of tokens read so far, and the total.
 
     Raises:
-        ModelError: a layer does not get one vector for every token.
+        ModelError: a layer does not get one vector for every token, or its inputs are not finite.
         OSError: a metric can't be stored.
     """
     relation_of = {tuple(encode_text(tokenizer, text)): relation for text, relation in relation_prompts()}
@@ -133,7 +134,23 @@ def _fit(
         n_read += sum(map(len, rows))
         if progress is not None:
             progress(n_read, n_tokens)
-    return {path: fit_relation_metric(torch.stack(vectors), relations) for path, vectors in activations.items()}
+    return {path: _fit_layer(path, torch.stack(vectors), relations) for path, vectors in activations.items()}
+
+
+def _fit_layer(path: str, activations: Tensor, relations: Sequence[int]) -> RelationMetric:
+    """Return the relation metric of one layer's inputs.
+
+    Raises:
+        ModelError: the activations are infinite or NaN, or do not depend on the prompt.
+    """
+    if not bool(activations.isfinite().all()):
+        raise ModelError(
+            f"answer_layer: the inputs of {path} are infinite or NaN. Load the model in float32 or bfloat16."
+        )
+    try:
+        return fit_relation_metric(activations, relations)
+    except ValueError as error:
+        raise ModelError(f"answer_layer: the inputs of {path} can't tell relations apart: {error}") from error
 
 
 def _read(file: Path, identity: dict[str, str]) -> RelationMetric | None:
