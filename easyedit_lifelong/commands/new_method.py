@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,8 +58,9 @@ class MethodNames:
 
     def fill_in(self, text: str) -> str:
         """Replace the names of the template's method in a text."""
-        text = text.replace("Template-Edit", self.method).replace("TemplateEdit", self.class_prefix)
-        return text.replace("templateedit", self.word)
+        # One pass, since a new name can contain one of the template's: MyTemplateEdit.
+        names = {"Template-Edit": self.method, "TemplateEdit": self.class_prefix, "templateedit": self.word}
+        return re.sub("|".join(names), lambda match: names[match[0]], text)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,8 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
     for line in (
         f"{out}: a plugin with the method {names.method}. It works as it is; README.md says what to change.",
         "Install it and run its tests:",
-        f"  python -m pip install --editable {out}",
-        f"  python -m pytest {out}",
+        f"  python -m pip install --editable {shlex.quote(f'{out}[dev]')}",
+        f"  python -m pytest {shlex.quote(str(out))}",
     ):
         print_line(Console(), line)
     return 0

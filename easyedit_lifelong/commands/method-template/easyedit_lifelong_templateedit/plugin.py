@@ -28,7 +28,8 @@ class ExplainedTokens:
 @contextmanager
 def explain(model: Any, explained: ExplainedPass) -> Iterator[Callable[[], list[ExplainedTokens]]]:
     """Explain the forward pass that is made in this context."""
-    texts, editors = list(enumerate(explained.texts)), TemplateEditEditor.all_on(model)
+    editors = TemplateEditEditor.all_on(model)
+    texts = list(enumerate(explained.texts, -len(explained.texts)))  # `applied` counts tokens from the end
     yield lambda: [ExplainedTokens([(text, editor.applied.get(n)) for n, text in texts]) for editor in editors]
 
 

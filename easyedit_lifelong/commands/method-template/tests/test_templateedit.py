@@ -14,6 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from easyedit_lifelong import (
     DataError,
+    EditError,
+    ModelError,
     explain,
     get_plugins,
     inspect_edits,
@@ -95,6 +97,29 @@ def test_edits_change_their_prompts_only() -> None:
     assert answers == [request["target_new"] for request in REQUESTS]
 
 
+def test_the_latest_edit_of_a_prompt_acts() -> None:
+    model = build_model()
+    before = logits_of(model)[0][0, -1]
+    apply(model)
+    rollback = apply(model, [{"prompt": REQUESTS[0]["prompt"], "target_new": "Paris"}])
+    change = logits_of(model)[0][0, -1] - before
+    assert build_tokenizer().decode(change.nonzero()[0]) == "Paris"
+    assert change.count_nonzero() == 1
+    rollback()
+    change = logits_of(model)[0][0, -1] - before
+    assert build_tokenizer().decode(change.nonzero()[0]) == "Rome"
+
+
+def test_tokens_may_be_positional_or_embedded() -> None:
+    model = build_model()
+    apply(model)
+    ids = build_tokenizer()(PROMPTS[0], return_tensors="pt")["input_ids"]
+    expected = logits_of(model)[0]
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, expected)
+        assert torch.equal(model(inputs_embeds=model.get_input_embeddings()(ids)).logits, expected)
+
+
 def test_a_rollback_restores_the_model_bitwise() -> None:
     model = build_model()
     before, weights = logits_of(model), copy.deepcopy(model.state_dict())
@@ -112,6 +137,24 @@ def test_a_failed_edit_leaves_no_trace() -> None:
     assert all(equal(before, logits_of(model)))
 
 
+def test_a_hidden_state_that_is_not_finite_fails_the_edit() -> None:
+    model = build_model()
+    model.model.norm.weight.data[0] = float("nan")
+    with pytest.raises(EditError, match="not finite"):
+        apply(model)
+    assert not hasattr(model, "save_edits")  # only an edited model has it
+
+
+def test_a_prompt_that_is_too_long_is_refused() -> None:
+    with pytest.raises(DataError, match="its prompt has 65 tokens; the model takes 64"):
+        apply(build_model(), [{"prompt": "snow " * 65, "target_new": "Rome"}])
+
+
+def test_a_model_without_output_head_is_refused() -> None:
+    with pytest.raises(ModelError, match="a LlamaModel is not one"):
+        apply(build_model().model)
+
+
 def test_neighbours_in_the_batch_and_padding_change_nothing() -> None:
     model, tokenizer = build_model(), build_tokenizer()
     apply(model)
@@ -121,6 +164,19 @@ def test_neighbours_in_the_batch_and_padding_change_nothing() -> None:
         together = model(**batch).logits[:, -1]
     for row, alone in zip(together, logits_of(model), strict=True):
         torch.testing.assert_close(row, alone[0, -1])
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_a_prompt_may_be_read_in_parts_with_a_cache(length: int) -> None:
+    model = build_model()
+    apply(model)
+    ids, cache, parts = build_tokenizer()(PROMPTS[0], return_tensors="pt")["input_ids"], None, []
+    with torch.no_grad():
+        for part in ids.split(length, dim=1):
+            output = model(input_ids=part, past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            parts.append(output.logits)
+    torch.testing.assert_close(torch.cat(parts, dim=1), logits_of(model)[0])
 
 
 def test_generation_is_the_same_with_and_without_a_cache() -> None:
