@@ -81,6 +81,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.seconds <= 0:
         parser.error("--seconds must be more than 0")
+    if options.out is not None and not options.out.parent.is_dir():
+        parser.error(f"--out: there is no folder {options.out.parent}")
     return options
 
 

@@ -123,3 +123,15 @@ def test_a_machine_without_the_device_gets_a_message(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert script.main([]) == 2
     assert "isn't on this machine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--seconds", "0"], "--seconds must be more than 0"), (["--out", "nowhere/gpu.json"], "no folder nowhere")],
+)
+def test_a_wrong_option_is_refused_before_anything_runs(
+    script: Any, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        script.main(["--dry", *options])
+    assert message in capsys.readouterr().err
