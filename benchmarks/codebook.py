@@ -13,12 +13,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from _lookup import Times, compare_lookups
 from _machine import alternate, describe, finish, machine, median, stop
 from rich import box
 from rich.console import Console
@@ -46,29 +45,6 @@ NOISE = 0.15
 
 FEW, MANY = 10, 10_000
 """Numbers of keys before the two edits that are compared."""
-
-
-@dataclass
-class Times:
-    """Seconds of several runs; ``cpu`` counts all threads of this process."""
-
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """Time a run."""
-        wall, cpu = time.perf_counter(), time.process_time()
-        yield
-        self.wall.append(time.perf_counter() - wall)
-        self.cpu.append(time.process_time() - cpu)
-
-    def over(self, other: Times) -> dict[str, float]:
-        """Return the median ratio of these times to another side's, over alternating runs."""
-        return {
-            "ratio": round(median(a / b for a, b in zip(self.wall, other.wall, strict=True)), 4),
-            "cpu_ratio": round(median(a / b for a, b in zip(self.cpu, other.cpu, strict=True)), 4),
-        }
 
 
 class Bench:
@@ -153,46 +129,9 @@ def lookups(bench: Bench, sizes: Sequence[int], console: Console) -> list[dict[s
     return results
 
 
-@torch.no_grad()
 def _lookup(bench: Bench, codebook: Codebook, kind: str) -> dict[str, Any]:
     far = bench.queries if kind == "text" else torch.randn_like(bench.queries)
-    near = codebook.keys[[len(codebook) // 3, len(codebook) // 2]]
-    queries = torch.cat([far[: BATCH - 2], near + 0.1 * bench.hparams.eps * torch.nn.functional.normalize(far[:2])])
-    answers: dict[str, Any] = {}
-    times = {name: Times() for name in ("theirs", "ours", "nearest_theirs", "nearest_ours")}
-
-    def brute(_: int) -> None:
-        with times["theirs"].running():
-            distance, index = codebook.distances(queries).min(dim=1)
-            reach = codebook.radii[index] + codebook.rounding * queries.norm(dim=1)
-            answers["theirs"] = torch.where(distance <= reach, index, -1).tolist()
-        with times["nearest_theirs"].running():
-            answers["nearest_theirs"] = int(codebook.distances(queries[:1]).argmin())
-
-    def ours(_: int) -> None:
-        with times["ours"].running():
-            answers["ours"] = codebook.lookup(queries).tolist()
-        with times["nearest_ours"].running():
-            answers["nearest_ours"] = codebook.nearest(queries[0]).index
-
-    first_lookup = Times()
-    with first_lookup.running():
-        ours(0)
-    brute(0)
-    for measured in times.values():
-        measured.wall.clear()
-        measured.cpu.clear()
-    alternate(bench.runs, brute, ours)
-    if answers["ours"] != answers["theirs"] or answers["nearest_ours"] != answers["nearest_theirs"]:
-        raise LifelongError(f"{len(codebook)} {kind} keys: the search and brute force don't agree: {answers}")
-    return {
-        "keys": len(codebook),
-        "kind": kind,
-        "bytes": codebook.nbytes,
-        "take_up_seconds": first_lookup.wall[0],
-        **{name: median(measured.wall) for name, measured in times.items()},
-        "cpu": {name: median(measured.cpu) for name, measured in times.items()},
-    }
+    return {"kind": kind, **compare_lookups(codebook, far, bench.runs)}
 
 
 # ------------------------------------------------------------------ an edited model's passes

@@ -13,25 +13,18 @@ import dataclasses
 import json
 import statistics
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from _clock import GIB, Clock
 from _machine import describe, machine, stop
+from _random_models import CONFIGS, random_model
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GPTJConfig,
-    LlamaConfig,
-    MistralConfig,
-    PretrainedConfig,
-    Qwen2Config,
-)
+from transformers import AutoTokenizer
 
 from easyedit_lifelong import get_plugins, load_model
 from easyedit_lifelong.data.readers import read_json, read_requests
@@ -39,55 +32,6 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import LifelongError
 
 SAMPLE = Path(__file__).resolve().parents[1] / "easyedit_lifelong" / "data" / "samples" / "counterfact.json"
-GIB = 2**30
-
-CONFIGS: dict[str, PretrainedConfig] = {
-    "gpt-j-6B": GPTJConfig(n_embd=4096, n_layer=28, n_head=16, rotary_dim=64, vocab_size=50400),
-    "llama-7b": LlamaConfig(vocab_size=49152),
-    "mistral-7b": MistralConfig(vocab_size=49152),
-    "qwen2.5-7b": Qwen2Config(
-        hidden_size=3584,
-        intermediate_size=18944,
-        num_hidden_layers=28,
-        num_attention_heads=28,
-        num_key_value_heads=4,
-        vocab_size=152064,
-    ),
-}
-"""Shapes of the published models; the vocabulary is at least as large as the tokenizer's."""
-
-
-class Clock:
-    """Measures seconds and the peak of device memory."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def synchronise(self) -> None:
-        """Wait until the device has finished."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def measure(self, call: Any) -> tuple[float, float, Any]:
-        """Return the seconds of a call, the GiB that it needed beyond what was allocated before, and its result."""
-        self.synchronise()
-        before = 0
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-            before = torch.cuda.memory_allocated(self.device)
-        began = time.perf_counter()
-        result = call()
-        self.synchronise()
-        seconds = time.perf_counter() - began
-        peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
-        return seconds, max(peak - before, 0) / GIB, result
-
-
-def random_model(config: PretrainedConfig, device: torch.device, dtype: torch.dtype) -> Any:
-    """Build a model with random weights directly on a device."""
-    torch.manual_seed(0)
-    with torch.device(device):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
 
 
 def hyperparameters(method: str, name: str, dtype: str, requests: int, tokens: int, steps: int | None) -> Any:

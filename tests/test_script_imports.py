@@ -1,4 +1,4 @@
-"""The names that scripts in ``benchmarks/`` and ``examples/`` import exist. No test runs the benchmarks."""
+"""The names that scripts in ``benchmarks/`` and ``examples/`` import exist. Tests run one benchmark only."""
 
 from __future__ import annotations
 
