@@ -105,10 +105,11 @@ def plan_sweep(grid: Grid, out: Path | str) -> SweepPlan:
                 for method, of_method in experiments.items():
                     name = f"{method}/{model}/{data_label}/seed-{seed}"
                     experiment = dataclasses.replace(of_method, data=data)
+                    run = plan_run(name, experiment, out / CELLS / name)
+                    _check_seed(grid, method, run, seed)
                     if (data_label, seed) not in inputs_of:
                         inputs_of[data_label, seed] = _read_inputs(experiment, data_label, seed)
                     inputs = inputs_of[data_label, seed]
-                    run = plan_run(name, experiment, out / CELLS / name)
                     cells.append(Cell(method, model, data_label, seed, run, len(inputs.requests)))
                     config[name] = _cell_config(run, inputs)
     return SweepPlan(out, cells, config)
@@ -145,19 +146,21 @@ def _experiments(grid: Grid, model: str, model_name: str, seed: int) -> dict[str
     """Return the experiment of each method for one model and seed, by the method's label.
 
     Raises:
-        HyperParameterError: hyperparameters can't be used, or several seeds are given and a method has none.
+        HyperParameterError: hyperparameters can't be used.
         PluginError: there is no such method.
     """
     overrides = {**grid.settings.overrides, "model_name": model_name, "seed": seed}
     shared = dataclasses.replace(grid.settings, overrides=overrides)
-    experiments = experiments_by_label(MethodComparison(shared, grid.methods[model]))
-    for label, experiment in experiments.items():
-        if len(grid.seeds) > 1 and not hasattr(experiment.hparams, "seed"):
-            raise HyperParameterError(
-                f"{grid.file}, seeds: {label} has no seed, so its runs with different seeds would be equal. Use one "
-                "seed, or leave the method out."
-            )
-    return experiments
+    return experiments_by_label(MethodComparison(shared, grid.methods[model]))
+
+
+def _check_seed(grid: Grid, method: str, run: ComparedRun, seed: int) -> None:
+    """Raise a HyperParameterError if a method can't have the seed of its cell: another one would be in the results."""
+    if run.plan.seed != seed:
+        raise HyperParameterError(
+            f"{grid.file}, seeds: {method} has no seed, which counts as {run.plan.seed}, so it can't run with seed "
+            f"{seed}. Use 'seeds: [{run.plan.seed}]', or leave the method out."
+        )
 
 
 def _read_inputs(experiment: Experiment, label: str, seed: int) -> Inputs:

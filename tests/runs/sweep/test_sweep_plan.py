@@ -93,3 +93,14 @@ def test_a_folder_of_a_run_or_a_comparison_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out" / "compare.yaml").write_text("")
     with pytest.raises(RunError, match=r"holds another run, not a sweep \(compare\.yaml\)"):
         plan(tmp_path)
+
+
+def test_a_method_without_a_seed_runs_with_seed_0_only(tmp_path: Path) -> None:
+    pytest.importorskip("easyeditor")
+    grid = {"models": ["smollm2-135m"], "methods": ["GRACE", "EasyEdit/ROME"]}
+    assert {cell.run.plan.seed for cell in plan(tmp_path, **grid, seeds=[0]).cells} == {0}
+    for seeds in ([5], [0, 5]):
+        with pytest.raises(
+            HyperParameterError, match=r"grid\.yaml, seeds: EasyEdit-ROME has no seed, .*can't run with seed 5\. Use"
+        ):
+            plan(tmp_path, **grid, seeds=seeds)
