@@ -40,15 +40,6 @@ def run_config(plan: Plan, model: Any, checked: CheckedData) -> dict[str, Any]:
     """
     experiment, inputs = plan.experiment, checked.inputs
     source = inputs.source or Source({"name": inputs.name})
-    settings_of_loop: dict[str, Any] = {"only_errors": experiment.only_errors}
-    if experiment.skip_unusable:  # only then: earlier releases' lifelong runs, which can be resumed, don't have it
-        settings_of_loop["skip_unusable"] = True
-    if plan.batched:
-        settings_of_loop = {
-            "batch_size": plan.batch_size,
-            "protocol": experiment.protocol,
-            "skip_unusable": experiment.skip_unusable,
-        }
     return {
         "schema_version": SCHEMA_VERSION,
         "loop": experiment.loop,
@@ -60,7 +51,7 @@ def run_config(plan: Plan, model: Any, checked: CheckedData) -> dict[str, Any]:
         "capability": source.capability,
         **scoring_config(experiment),
         "task": checked.task,
-        **settings_of_loop,
+        **loop_settings(plan),
         "schedule": plan.schedule.to_dict(),
         "trackers": list(experiment.trackers),
         "recorded": {
@@ -70,6 +61,19 @@ def run_config(plan: Plan, model: Any, checked: CheckedData) -> dict[str, Any]:
             "requests_sha256": requests_digest(checked.usable, checked.retention, inputs.text, inputs.capability),
         },
     }
+
+
+def loop_settings(plan: Plan) -> dict[str, Any]:
+    """Return the entries of ``config.yaml`` that only one of the loops has."""
+    experiment = plan.experiment
+    if plan.batched:
+        return {
+            "batch_size": plan.batch_size,
+            "protocol": experiment.protocol,
+            "skip_unusable": experiment.skip_unusable,
+        }
+    # skip_unusable only if it is set: lifelong runs of earlier releases, which can be resumed, don't have it.
+    return {"only_errors": experiment.only_errors, **({"skip_unusable": True} if experiment.skip_unusable else {})}
 
 
 def summary_settings(plan: Plan, model: Any, checked: CheckedData, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -97,6 +97,37 @@ def test_finished_cells_are_only_shown_again_and_the_page_has_those_of_the_grid(
     assert [run["run"] for run in sweep_cli.table()["runs"]] == ["near/tiny/facts/seed-0"]
 
 
+@pytest.mark.parametrize(
+    "loop", [{}, {"loop": "lifelong", "schedule": {"every": 1}, "only_errors": True}], ids=["consecutive", "lifelong"]
+)
+def test_finished_cells_are_compared_with_their_folders_if_the_settings_of_the_sweep_are_lost(
+    sweep_cli: SweepCommand, loop: dict[str, Any]
+) -> None:
+    def write(**values: Any) -> None:
+        of_near = {"methods": {"near": "near.yaml"}, "seeds": [0], "retention": None, **loop}
+        write_grid(sweep_cli.folder, sweep_cli.checkpoint, **{**of_near, **values})
+
+    write()
+    assert sweep_cli.run()[0] == 0
+    settings = sweep_cli.out / "sweep.yaml"
+    before = settings.read_bytes()
+    settings.unlink()
+    for values, change in (
+        ({"edits": 1}, "data.edits was 2, is 1"),
+        ({"methods": {"near": "far.yaml"}}, "hparams.eps was 0.5, is 5.0"),
+        ({"skip_unusable": True}, "is True"),
+        ({"carry_over": True}, "carry_over was 'nothing', is True"),
+        ({"task": "generation"}, "task was 'qa', is 'generation'"),
+    ):
+        write(**values)
+        error = sweep_cli.error_of()
+        assert "holds a sweep with other settings. near/tiny/facts/seed-0: " in error and change in error
+        assert not settings.exists()
+    write()
+    assert sweep_cli.output_of().startswith("Cells: 1 finished earlier, 0 to resume, 0 to begin")
+    assert settings.read_bytes() == before
+
+
 def test_a_cell_that_fails_is_reported_and_the_same_command_runs_it_again(process_cli: SweepCommand) -> None:
     broken = process_cli.folder / "broken"
     models = {"broken": str(broken), "tiny": str(process_cli.checkpoint)}

@@ -17,7 +17,8 @@ from easyedit_lifelong.runs.compared_methods import COMPARISON_FILE, MethodCompa
 from easyedit_lifelong.runs.comparison import ComparedRun, config_of, plan_run
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
 from easyedit_lifelong.runs.inputs import read_inputs
-from easyedit_lifelong.runs.run_config import requests_digest
+from easyedit_lifelong.runs.plan import Plan
+from easyedit_lifelong.runs.run_config import loop_settings, requests_digest
 from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, SCHEMA_VERSION, SUMMARY, check_free
 from easyedit_lifelong.runs.setting_changes import NOT_COMPARED, setting_changes
 from easyedit_lifelong.runs.sweep.sweep_grid import Grid
@@ -27,6 +28,18 @@ SWEEP_FILE, CELLS, LOGS = "sweep.yaml", "cells", "logs"
 
 _MAY_DIFFER = tuple(name for name in NOT_COMPARED if name != "hparams.model_name.")
 """A finished cell isn't compared with its model's weights, so the name of the model must not differ."""
+
+_DATA = ("data.", "retention.", "text.", "capability.")
+_MAY_DIFFER_FROM_RUN = (
+    *(name for name in _MAY_DIFFER if name not in _DATA),
+    "data.name.",
+    "data.path.",
+    "schema_version.",
+    "model.",
+    "recorded.",
+)
+"""The same for a cell that is compared with its ``config.yaml``. The digest of requests in that file depends on the
+tokenizer, so the digest of the data's file and the numbers of records are compared instead."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +138,8 @@ def write_settings(plan: SweepPlan) -> None:
     stored = _stored_cells(file)
     changes: dict[str, list[str]] = {}
     for cell in plan.cells:
-        if cell.name in stored:
-            found = _changes(stored[cell.name], plan.config[cell.name], hparams_defaults(cell.run.plan.hparams))
+        if cell.run.begun:  # others have no results yet, so their settings may change
+            found = _changes(cell, stored.get(cell.name), plan.config[cell.name])
             changes |= {cell.name: found} if found else {}
     if changes:
         name, found = next(iter(changes.items()))
@@ -185,29 +198,63 @@ def _cell_config(run: ComparedRun, inputs: Inputs) -> dict[str, Any]:
 
 
 def _stored_cells(file: Path) -> dict[str, Any]:
-    """Return the settings of the cells that a sweep's folder has, by name; empty if it has none.
+    """Return the settings of the cells that ``sweep.yaml`` has, by name; empty if there is no such file.
 
     Raises:
         RunError: the file can't be read.
     """
     if not file.is_file():
         return {}
+    cells = _read(file, "the settings of a sweep").get("cells")
+    if not isinstance(cells, dict):
+        raise RunError(
+            f"{file}: 'cells' is not a mapping from cells to their settings. Choose another folder with --out, or "
+            "delete the file: then the settings are read from the folders of the cells."
+        )
+    return cells
+
+
+def _read(file: Path, content: str) -> dict[str, Any]:
+    """Return the mapping in a YAML file of the sweep's folder; raise a RunError if it can't be read."""
     try:
-        cells = read_mapping(file, "the settings of a sweep").get("cells")
+        return read_mapping(file, content)
     except HyperParameterError as error:
         raise RunError(f"{error}. Choose another folder with --out.") from error
-    return cells if isinstance(cells, dict) else {}
 
 
-def _changes(stored: Any, present: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
-    """Return the settings of a cell that differ from those in the folder.
+def _changes(cell: Cell, stored: Any, present: Mapping[str, Any]) -> list[str]:
+    """Return the settings of a cell that differ from those that it began with.
 
     Args:
-        stored: the settings in the folder.
-        present: the present settings.
-        defaults: the defaults of hyperparameters, for those that a file of an older release lacks.
+        cell: a cell that has begun.
+        stored: its settings in ``sweep.yaml``; None if the file lacks it. Then its ``config.yaml`` is compared.
+        present: its present settings, in the form of ``sweep.yaml``.
+
+    Raises:
+        RunError: ``config.yaml`` can't be read.
     """
+    may_differ = _MAY_DIFFER
     written = stored if isinstance(stored, dict) else {}
-    if isinstance(hparams := written.get("hparams"), dict):
-        written = {**written, "hparams": {**defaults, **hparams}}
-    return setting_changes(written, present, lambda name: f"{name}.".startswith(_MAY_DIFFER))
+    if stored is None:
+        written = _read(cell.run.folder / CONFIG, "the settings of a run")
+        present, may_differ = _run_settings(cell.run.plan, present, written), _MAY_DIFFER_FROM_RUN
+    if isinstance(hparams := written.get("hparams"), dict):  # a file of an older release can lack some
+        written = {**written, "hparams": {**hparams_defaults(cell.run.plan.hparams), **hparams}}
+    return setting_changes(written, present, lambda name: f"{name}.".startswith(may_differ))
+
+
+def _run_settings(plan: Plan, settings: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a cell in the form of its ``config.yaml``, in which the defaults are filled in.
+
+    Args:
+        plan: the plan of its run.
+        settings: its settings in the form of ``sweep.yaml``.
+        written: the content of ``config.yaml``, for the default task, which depends on the model.
+    """
+    of_loops = ("batch_size", "protocol", "skip_unusable", "only_errors")
+    return {
+        **{name: value for name, value in settings.items() if name not in of_loops},
+        **loop_settings(plan),
+        "task": settings["task"] or written.get("task"),
+        "schedule": plan.schedule.to_dict(),
+    }

@@ -21,10 +21,14 @@ def plan(folder: Path, **values: Any) -> SweepPlan:
     return plan_sweep(read_grid(write_grid(folder, "tiny", **values)), folder / "out")
 
 
-def begin(folder: Path, **values: Any) -> None:
-    """Write the settings of a grid's cells, as a sweep does at its beginning."""
+def begin(folder: Path, *, cells: bool = True, **values: Any) -> None:
+    """Write the settings of a grid's cells, as a sweep does at its beginning; and begin the cells."""
     (folder / "out").mkdir(exist_ok=True)
-    write_settings(plan(folder, **values))
+    begun = plan(folder, **values)
+    write_settings(begun)
+    for cell in begun.cells if cells else ():
+        cell.run.folder.mkdir(parents=True, exist_ok=True)
+        (cell.run.folder / "config.yaml").touch()
 
 
 def test_every_combination_is_a_cell_with_its_own_folder_and_settings(tmp_path: Path) -> None:
@@ -58,6 +62,23 @@ def test_a_sweep_with_other_settings_is_refused_and_cells_can_be_added(tmp_path:
     begin(tmp_path, seeds=[0], methods=["near=near.yaml"])
     stored = yaml.safe_load((tmp_path / "out" / "sweep.yaml").read_text())
     assert len(stored["cells"]) == 2 * 2 * 2, "the settings of a cell that the grid no longer names are lost"
+
+
+def test_cells_that_have_not_begun_can_get_other_settings(tmp_path: Path) -> None:
+    begin(tmp_path, cells=False, models={"tiny": "tyni"}, schedule={"at": [2]})
+    begin(tmp_path)
+    stored = yaml.safe_load((tmp_path / "out" / "sweep.yaml").read_text())["cells"]["near/tiny/facts/seed-0"]
+    assert (stored["hparams"]["model_name"], stored["schedule"]["at"]) == ("tiny", [1, 2])
+
+
+@pytest.mark.parametrize("content", ["cells: 5", "cells: []", "schema_version: 1"])
+def test_settings_without_cells_are_refused(tmp_path: Path, content: str) -> None:
+    begin(tmp_path)
+    file = tmp_path / "out" / "sweep.yaml"
+    file.write_text(content)
+    with pytest.raises(RunError, match=r"sweep\.yaml: 'cells' is not a mapping .* delete the file"):
+        begin(tmp_path)
+    assert file.read_text() == content
 
 
 @pytest.mark.parametrize(
