@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 RAY_KEYS: Mapping[str, Any] = {"cpus": float, "gpus": float, "retries": int, "address": str | None}
+
+_LEAST = 1e-4
+"""Ray counts resources in units of this size."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,13 @@ def ray_resources(values: Mapping[str, Any], problems: list[str]) -> RayResource
     """Return the resources that the section ``ray`` of a grid names; append problems to a list."""
     resources = RayResources(**values)
     for name in ("cpus", "gpus", "retries"):
-        if getattr(resources, name) < 0:
-            problems.append(f"ray.{name}: {getattr(resources, name):g} is less than 0")
+        value = getattr(resources, name)
+        if not math.isfinite(value):
+            problems.append(f"ray.{name}: {value:g} is not a finite number")
+        elif value < 0:
+            problems.append(f"ray.{name}: {value:g} is less than 0")
+        elif 0 < value < _LEAST:
+            problems.append(f"ray.{name}: {value:g} is less than {_LEAST:g}, the least that Ray can assign")
+    if 1 < resources.gpus < math.inf and resources.gpus % 1:
+        problems.append(f"ray.gpus: {resources.gpus:g} is more than one GPU, and not a whole number")
     return resources

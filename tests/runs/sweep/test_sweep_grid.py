@@ -77,6 +77,10 @@ def test_a_list_of_models_has_their_last_names_as_labels_and_methods_can_name_th
         ({"data": {"../x": {"sample": "zsre"}}}, "data: '../x' can't be a label"),
         ({"ray": {"cpu": 1}}, "unknown key 'ray.cpu'. Did you mean 'cpus'?"),
         ({"ray": {"gpus": -1}}, "ray.gpus: -1 is less than 0"),
+        ({"ray": {"cpus": float("nan")}}, "ray.cpus: nan is not a finite number"),
+        ({"ray": {"gpus": float("inf")}}, "ray.gpus: inf is not a finite number"),
+        ({"ray": {"cpus": 1e-5}}, "ray.cpus: 1e-05 is less than 0.0001"),
+        ({"ray": {"gpus": 1.5}}, "ray.gpus: 1.5 is more than one GPU, and not a whole number"),
         ({"loop": "lifelong", "batch_size": 2}, "batch_size: belongs to the consecutive loop"),
         ({"schedule": {"evry": 2}}, "unknown key 'schedule.evry'. Did you mean 'every'?"),
         ({"trackers": ["csv"]}, "unknown key 'trackers'"),
@@ -87,6 +91,12 @@ def test_a_mistake_is_refused_with_the_file_and_the_key(tmp_path: Path, values: 
     with pytest.raises(HyperParameterError, match=re.escape(message)) as caught:
         read_grid(file)
     assert str(caught.value).startswith(f"{file}: ")
+
+
+def test_resources_that_ray_can_give_are_accepted(tmp_path: Path) -> None:
+    for cpus, gpus in ((1.5, 2.0), (0.0, 0.0), (1e-4, 0.25)):
+        grid = read_grid(write_grid(tmp_path, "tiny", ray={"cpus": cpus, "gpus": gpus}))
+        assert grid.ray == RayResources(cpus=cpus, gpus=gpus)
 
 
 def test_shipped_grids_can_be_read_and_name_shipped_hyperparameters() -> None:
