@@ -74,7 +74,11 @@ class SweepProgress:
 
     def _at_work(self) -> list[Cell]:
         """Return the cells that have processed requests since this call began and have not ended."""
-        return [cell for name, cell in self._pending.items() if self._done[name] > self._at_start[name]]
+        return [cell for cell in self._not_ended() if self._done[cell.name] > self._at_start[cell.name]]
+
+    def _not_ended(self) -> list[Cell]:
+        """Return the cells that have not ended; a copy, since rich draws the view in a thread while cells end."""
+        return list(self._pending.values())
 
     def _total(self) -> str:
         """Return the numbers of ended cells and processed requests, and the estimated time until the end, as text."""
@@ -84,7 +88,7 @@ class SweepProgress:
         parts += [f"{self._failed} failed"] if self._failed else []
         new = n_done - sum(self._at_start.values())
         if new > 0 and self._pending:
-            left = sum(cell.n_requests - self._done[name] for name, cell in self._pending.items())
+            left = sum(cell.n_requests - self._done[cell.name] for cell in self._not_ended())
             parts.append(f"about {duration_text((time.monotonic() - self._started_at) / new * left)} left")
         return ", ".join(parts)
 

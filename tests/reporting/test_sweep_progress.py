@@ -52,6 +52,22 @@ def test_the_live_view_has_all_cells_together_and_those_at_work(cells: list[Fake
     assert "[2/3] cut: finished; 10 requests" in printed and "[3/3] new: failed: the loss is NaN" in printed
 
 
+def test_a_cell_can_end_while_the_view_is_drawn(cells: list[FakeCell]) -> None:
+    """rich draws the view in another thread."""
+
+    class EndsNew(dict[str, int]):
+        """Numbers of requests; the cell ``new`` ends when the number of another cell is read."""
+
+        def __getitem__(self, name: str) -> int:
+            if name == "cut" and "new" in progress._pending:
+                progress.ended("new", None)
+            return super().__getitem__(name)
+
+    progress = SweepProgress(Console(file=io.StringIO(), force_terminal=True), cells, cells[1:])  # type: ignore[arg-type]
+    progress._done = EndsNew(progress._done)
+    assert text_of(progress).strip() == "2/3 cells ended, 14/30 requests"
+
+
 def test_a_log_gets_a_line_now_and_then(cells: list[FakeCell], monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(width=60, file=io.StringIO())
     with sweep_progress(console, cells, cells[1:]) as progress:  # type: ignore[arg-type]
