@@ -15,6 +15,8 @@ from easyedit_lifelong.runs.sweep.launcher import POLL_SECONDS, CellEnd, Ends
 from easyedit_lifelong.runs.sweep.ray_resources import RayResources
 from easyedit_lifelong.runs.sweep.run_cell import CellJob, RunCell, outcome_of, run_cell
 
+LOG = logging.getLogger(__name__)
+
 _STORE_BYTES = 80 * 2**20
 """Size of the object store of a local Ray. Cells exchange no data, and this is about the least that Ray accepts."""
 
@@ -67,11 +69,12 @@ def _connected(resources: RayResources) -> Iterator[Any]:
     Raises:
         RunError: the cluster can't be reached, or this machine has fewer resources than a cell needs.
     """
-    address = resources.address or os.environ.get("RAY_ADDRESS")
+    address = resources.address or os.environ.get("RAY_ADDRESS") or None
     os.environ.update(_NO_STATISTICS | (_THIS_MACHINE_ONLY if address is None else {}))  # the import reads them
     import ray
 
     if ray.is_initialized():  # by the program that calls this
+        _check_enough(ray, resources, "the cluster")
         yield ray
         return
     handler = signal.getsignal(signal.SIGTERM)
@@ -87,22 +90,47 @@ def _connected(resources: RayResources) -> Iterator[Any]:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray's own would exit without a message
     try:
-        if address is None:
-            _check_enough(ray, resources)
+        _check_enough(ray, resources, address)
         yield ray
     finally:
         ray.shutdown()
 
 
-def _check_enough(ray: Any, resources: RayResources) -> None:
-    """Raise a RunError if this machine never has what a cell needs: Ray would wait for it for ever."""
-    available = ray.cluster_resources()
-    for name, needed in (("CPU", resources.cpus), ("GPU", resources.gpus)):
-        if needed > available.get(name, 0):
-            raise RunError(
-                f"ray: a cell needs {needed:g} {name}s, and this machine has {available.get(name, 0):g}. Lower "
-                f"ray.{name.lower()}s in the grid, or name a cluster in ray.address."
-            )
+def _check_enough(ray: Any, resources: RayResources, cluster: str | None) -> None:
+    """Check that a node has what a cell needs: Ray would wait for such a node for ever.
+
+    A cluster can get further nodes, so that too small ones are only a warning.
+
+    Args:
+        ray: the module, connected.
+        resources: what a cell needs.
+        cluster: the name of the cluster, for the warning; None for a Ray of this machine.
+
+    Raises:
+        RunError: this machine has less.
+    """
+    needed = {"CPU": resources.cpus, "GPU": resources.gpus}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(all(node.get(name, 0) >= number for name, number in needed.items()) for node in nodes):
+        return
+    cell, found = f"ray: a cell needs {_amounts(needed)}", "; ".join(map(_amounts, nodes)) or "none"
+    if cluster is None:
+        raise RunError(
+            f"{cell}, and this machine has {found}. Lower ray.cpus or ray.gpus in the grid, or name a "
+            "cluster in ray.address."
+        )
+    LOG.warning(
+        "%s, and no node of %s has that many (nodes: %s). The cells wait until there is such a node; to end the "
+        "waiting, press Ctrl-C and lower ray.cpus or ray.gpus in the grid.",
+        cell,
+        cluster,
+        found,
+    )
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    """Return the numbers of CPUs and GPUs as text."""
+    return f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
 
 
 def _failure(ray: Any, reference: Any) -> str | None:

@@ -36,8 +36,9 @@ def listening_addresses() -> set[str]:
 
 
 def test_a_cell_whose_worker_is_killed_is_started_again_and_resumes(
-    tmp_path: Path, checkpoint: Path, whole_run: Path
+    tmp_path: Path, checkpoint: Path, whole_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "")  # counts as none
     jobs = [cell_job(tmp_path, checkpoint, name) for name in (KILLED, "other")]
     ends, addresses = [], set[str]()
     for end in RayLauncher(RayResources(cpus=1, retries=1), kill_once).launch(jobs):
@@ -50,8 +51,26 @@ def test_a_cell_whose_worker_is_killed_is_started_again_and_resumes(
         assert_equal_runs(job.folder, whole_run)
 
 
+def ray_with(*nodes: dict[str, float]) -> SimpleNamespace:
+    """Return a stub of Ray with nodes."""
+    return SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": node} for node in nodes])
+
+
 def test_a_cell_that_needs_more_than_this_machine_has_is_refused() -> None:
-    machine = SimpleNamespace(cluster_resources=lambda: {"CPU": 2.0})
-    _check_enough(machine, RayResources(cpus=2))
-    with pytest.raises(RunError, match=r"needs 1 GPUs, and this machine has 0\. Lower ray\.gpus"):
-        _check_enough(machine, RayResources(gpus=1))
+    machine = ray_with({"CPU": 2.0})
+    _check_enough(machine, RayResources(cpus=2), None)
+    with pytest.raises(RunError, match=r"needs 1 CPUs and 1 GPUs, and this machine has 2 CPUs and 0 GPUs\. Lower ray"):
+        _check_enough(machine, RayResources(gpus=1), None)
+
+
+def test_a_cell_that_no_node_of_a_cluster_can_hold_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Two nodes have enough only together; a node that ended does not count."""
+    cluster = ray_with({"CPU": 4.0}, {"CPU": 2.0, "GPU": 1.0})
+    lost = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
+    nodes = [*cluster.nodes(), lost]
+    cluster.nodes = lambda: nodes
+    _check_enough(cluster, RayResources(cpus=2, gpus=1), "10.0.0.1:6379")
+    assert not caplog.messages
+    _check_enough(cluster, RayResources(cpus=4, gpus=1), "10.0.0.1:6379")
+    (message,) = caplog.messages
+    assert "no node of 10.0.0.1:6379 has that many (nodes: 4 CPUs and 0 GPUs; 2 CPUs and 1 GPUs)" in message
