@@ -113,7 +113,8 @@ def _report(console: Console, plan: SweepPlan, failures: dict[str, str]) -> None
         print_line(console, f"\nPage: {report.page}\nTables: {', '.join(map(str, report.files))}")
     logs = {cell.name: plan.log_of(cell) for cell in plan.cells}
     for name, reason in failures.items():
-        print_line(console, f"{name} failed: {reason} (log: {logs[name]})")
+        log = f" (log: {logs[name]})" if logs[name].is_file() else ""  # a killed worker of Ray or Slurm writes none
+        print_line(console, f"{name} failed: {reason}{log}")
     if failures:
         print_line(
             console,

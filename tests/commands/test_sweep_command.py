@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from easyedit_lifelong.commands import sweep_session
 from easyedit_lifelong.folder_lock import lock_folder
 from easyedit_lifelong.reporting.report import page
+from easyedit_lifelong.runs.sweep import sweep_grid
 from easyedit_lifelong.runs.sweep.launcher import CellEnd, Ends
 from easyedit_lifelong.runs.sweep.run_cell import CellJob, outcome_of, run_cell
 from tests.support.command_line import CommandLine
@@ -79,6 +81,7 @@ def test_every_cell_is_a_run_and_one_page_compares_their_means(sweep_cli: SweepC
     ]
     table = (report / "table.md").read_text()
     assert "| near, 2 seeds |" in table and " ± 0.000" in table and "| unedited" in table
+    assert {file.name for file in report.iterdir() if file.is_file()} == set(sweep_grid._REPORT_FILES)
     html, details = (report / "report.html").read_text(), (report / "tiny" / "facts" / "report.html").read_text()
     assert "Sweep of 4 cells, 4 finished" in html and 'href="tiny/facts/report.html"' in html
     assert "far, seed 1" in details
@@ -149,6 +152,16 @@ def test_a_cell_that_fails_is_reported_and_the_same_command_runs_it_again(proces
         f"[2/2] {name}: finished; 2 requests",
     ]
     assert "**broken, facts: Edited facts, teacher-forced**" in (process_cli.out / "report" / "table.md").read_text()
+
+
+def test_a_log_that_does_not_exist_is_not_named(sweep_cli: SweepCommand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that was killed has written none."""
+    write_grid(sweep_cli.folder, sweep_cli.checkpoint, seeds=[0], methods={"near": "near.yaml"})
+    killed = SimpleNamespace(launch=lambda jobs: (CellEnd(job.name, "its Ray worker failed") for job in jobs))
+    monkeypatch.setattr(sweep_session, "_launcher", lambda *_: killed)
+    code, out, _ = sweep_cli.run()
+    assert code == 1
+    assert "near/tiny/facts/seed-0 failed: its Ray worker failed" in out.splitlines()
 
 
 def test_an_interrupted_sweep_says_how_to_continue(sweep_cli: SweepCommand, monkeypatch: pytest.MonkeyPatch) -> None:
