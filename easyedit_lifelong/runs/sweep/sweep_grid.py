@@ -5,6 +5,7 @@ A grid is read strictly, as an experiment file is, and has most of its keys.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from easyedit_lifelong.data import hub_datasets as hub
 from easyedit_lifelong.hparams_files import read_mapping
+from easyedit_lifelong.models.packaged_models import PACKAGED_MODELS
 from easyedit_lifelong.runs.compared_methods import LABEL, ComparedMethod
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, Data, Experiment
 from easyedit_lifelong.runs.experiment_files import experiment_folders, find_shipped_file
@@ -31,6 +33,8 @@ GRID_KEYS: Mapping[str, Any] = {
 }
 _MODEL = "{model}"
 """Stands for a model's label in the methods of a grid."""
+_REPORT_FILES = ("report.html", "table.md", "table.tex", "table.csv", "table.json")
+"""The files beside the folders of models in the folder of the report, so that no model can have these labels."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def read_grid(file: Path) -> Grid:
     top = typed_values(values, GRID_KEYS, "", problems)
     problems += [f"{key}: missing" for key in ("methods", "models", "data") if key not in values]
     problems += [f"{key}: is empty" for key in ("methods", "models", "data", "seeds") if top.get(key) in ([], {})]
-    models = _models(top.get("models", []), problems)
+    models = _models(top.get("models", []), file, problems)
     data = _data(top, file, problems)
     seeds = top.get("seeds", [0])
     problems += [f"seeds: {seed} is less than 0" for seed in seeds if seed < 0]
@@ -96,7 +100,7 @@ def read_grid(file: Path) -> Grid:
     return Grid(file, settings, methods, models, data, seeds, ray, top.get("slurm") or {})
 
 
-def _models(entries: list[Any] | Mapping[Any, Any], problems: list[str]) -> dict[str, str]:
+def _models(entries: list[Any] | Mapping[Any, Any], file: Path, problems: list[str]) -> dict[str, str]:
     """Return the models by label, which for a list is the last part of the name; append problems to a list."""
     models: dict[str, str] = {}
     labelled = entries.items() if isinstance(entries, Mapping) else [(None, entry) for entry in entries]
@@ -106,8 +110,16 @@ def _models(entries: list[Any] | Mapping[Any, Any], problems: list[str]) -> dict
             continue
         label = str(given) if given is not None else name.rstrip("/").rpartition("/")[2]
         _check_label("models", label, models, problems)
-        models[label] = name
+        if label.casefold() in _REPORT_FILES:
+            problems.append(f"models: {label!r} can't be a label: this is where the results are written")
+        models[label] = _resolved_model(name, file)
     return models
+
+
+def _resolved_model(name: str, file: Path) -> str:
+    """Return a model's name; if it is a folder beside the grid, the absolute path, which is valid from any folder."""
+    beside = os.path.abspath(file.parent / name)  # keeps links, whose last part may select the shipped hyperparameters
+    return beside if name not in PACKAGED_MODELS and Path(beside).exists() else name
 
 
 def _data(top: Mapping[str, Any], file: Path, problems: list[str]) -> dict[str, Data]:

@@ -52,6 +52,23 @@ def test_a_list_of_models_has_their_last_names_as_labels_and_methods_can_name_th
     }
 
 
+def test_a_model_is_searched_for_beside_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path is the same from any folder, since cells that have begun are compared with it."""
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "grids" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "grids" / "checkpoints" / "tiny").symlink_to(tmp_path / "snapshot")  # the link's name has the label
+    (tmp_path / "grids" / "smollm2-135m").mkdir()
+    models = ["checkpoints/tiny", "smollm2-135m", "org/other"]
+    file = write_grid(tmp_path / "grids", "", models=models)
+    monkeypatch.chdir(tmp_path)
+    for found in (file, file.relative_to(tmp_path)):
+        assert list(read_grid(found).models.values()) == [
+            str(tmp_path / "grids" / "checkpoints" / "tiny"),
+            "smollm2-135m",
+            "org/other",
+        ]
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -64,6 +81,8 @@ def test_a_list_of_models_has_their_last_names_as_labels_and_methods_can_name_th
         ({"models": [5]}, "models: 5 is not the name or the folder of a model"),
         ({"models": ["a/x", "b/X"]}, "models: 'X' is there twice. Give labels"),
         ({"models": {"a/b": "m"}}, "models: 'a/b' can't be a label, which names a folder"),
+        ({"models": ["org/Report.html"]}, "models: 'Report.html' can't be a label: this is where the results are"),
+        ({"models": {"table.md": "m"}}, "models: 'table.md' can't be a label: this is where the results are written"),
         ({"methods": [5]}, "methods: 5 is no method name"),
         (
             {"data": {"facts": {"path": "fact.json"}}},
