@@ -17,32 +17,54 @@ from easyedit_lifelong.runs.sweep.run_cell import CellJob, RunCell, outcome_of, 
 _NAMES = {"cpus": "cpus_per_task", "gpus": "gpus_per_node"}
 """Short names of parameters, and submitit's."""
 
+_MAX_TIMEOUTS = "max_num_timeout"
+"""How often a job that reaches its time limit is submitted again: a parameter of the executor, not of the jobs."""
+
 
 def slurm_executor(parameters: Mapping[str, Any], folder: Path, source: str) -> submitit.SlurmExecutor:
     """Return an executor that submits jobs to Slurm.
 
     Args:
-        parameters: the parameters of the jobs, as submitit names them, such as ``partition``, ``time`` and ``mem``.
+        parameters: the parameters of the jobs, as submitit names them, such as ``partition``, ``time`` and ``mem``; and
+            ``max_num_timeout``. ``time`` is required, since submitit's default is five minutes.
         folder: the folder for the files of the jobs, which all nodes must see.
         source: where the parameters come from, for messages.
 
     Raises:
-        HyperParameterError: there is no such parameter.
+        HyperParameterError: there is no such parameter, or a value can't be used.
         RunError: this machine can't submit jobs.
     """
+    of_executor = _checked_limits(parameters, source)
     try:
-        executor = submitit.SlurmExecutor(folder=folder)
+        executor = submitit.SlurmExecutor(folder=folder, **of_executor)
     except RuntimeError as error:
         raise RunError(
             "--launcher slurm: there is no `srun` here. Call the command on a machine that submits Slurm jobs."
         ) from error
+    of_jobs = {_NAMES.get(name, name): value for name, value in parameters.items() if name not in of_executor}
     try:
-        executor.update_parameters(
-            **{"job_name": "sweep", **{_NAMES.get(name, name): value for name, value in parameters.items()}}
-        )
+        executor.update_parameters(**{"job_name": "sweep", **of_jobs})
     except (ValueError, TypeError) as error:
-        raise HyperParameterError(f"{source}: {' '.join(str(error).split())}") from error
+        raise HyperParameterError(f"{source}: {' '.join(str(error).split())} - {_MAX_TIMEOUTS} (default: 3)") from error
     return executor
+
+
+def _checked_limits(parameters: Mapping[str, Any], source: str) -> dict[str, int]:
+    """Check the time limit of jobs and how often it may be reached; return the arguments of the executor.
+
+    Raises:
+        HyperParameterError: the time limit is missing, or a value is not a whole number, or too small.
+    """
+    if "time" not in parameters:
+        raise HyperParameterError(
+            f"{source}.time: missing. Set the time limit of a job in minutes: long enough for a cell, which is "
+            f"submitted again up to {_MAX_TIMEOUTS} times and resumes."
+        )
+    for name, least in (("time", 1), (_MAX_TIMEOUTS, 0)):
+        value = parameters.get(name, least)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise HyperParameterError(f"{source}.{name}: {value!r} is not a whole number of at least {least}")
+    return {name: value for name, value in parameters.items() if name == _MAX_TIMEOUTS}
 
 
 class SlurmLauncher:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -58,13 +60,33 @@ def test_parameters_of_the_grid_are_in_the_batch_script(tmp_path: Path, slurm: P
 
 
 def test_an_unknown_parameter_is_refused_with_the_known_ones(tmp_path: Path, slurm: Path) -> None:
-    with pytest.raises(HyperParameterError, match=r"^grid\.yaml, slurm: .*'partitoin'.*partition"):
-        launcher.slurm_executor({"partitoin": "gpu"}, tmp_path / "jobs", "grid.yaml, slurm")
+    with pytest.raises(HyperParameterError, match=r"^grid\.yaml, slurm: .*'partitoin'.*partition.*max_num_timeout"):
+        launcher.slurm_executor({"partitoin": "gpu", "time": 60}, tmp_path / "jobs", "grid.yaml, slurm")
+
+
+def test_a_job_is_submitted_again_as_often_as_the_grid_says(tmp_path: Path, slurm: Path) -> None:
+    for given, expected in (({}, 3), ({"max_num_timeout": 0}, 0), ({"max_num_timeout": 20}, 20)):
+        executor = launcher.slurm_executor({"time": 60, **given}, tmp_path / "jobs", "grid")
+        assert executor.max_num_timeout == expected
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"mem": "8GB"}, "time: missing. Set the time limit"),
+        ({"time": "1-00:00"}, "time: '1-00:00' is not a whole number of at least 1"),
+        ({"time": 0}, "time: 0 is not a whole number of at least 1"),
+        ({"time": 60, "max_num_timeout": -1}, "max_num_timeout: -1 is not a whole number of at least 0"),
+    ],
+)
+def test_time_limits_are_checked(tmp_path: Path, slurm: Path, parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(HyperParameterError, match=f"^grid, slurm.{re.escape(message)}"):
+        launcher.slurm_executor(parameters, tmp_path / "jobs", "grid, slurm")
 
 
 def test_jobs_that_slurm_refuses_are_an_error(tmp_path: Path, checkpoint: Path, slurm: Path) -> None:
     (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\necho invalid partition >&2; exit 1\n")
-    executor = launcher.slurm_executor({}, tmp_path / "jobs", "grid")
+    executor = launcher.slurm_executor({"time": 60}, tmp_path / "jobs", "grid")
     with pytest.raises(RunError, match=r"sbatch refuses the jobs: .*invalid partition"):
         failures_of(launcher.SlurmLauncher(executor), [cell_job(tmp_path, checkpoint, "cell")])
 
@@ -72,5 +94,5 @@ def test_jobs_that_slurm_refuses_are_an_error(tmp_path: Path, checkpoint: Path, 
 def test_a_machine_without_slurm_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RunError, match=r"no `srun` here"):
-        launcher.slurm_executor({}, tmp_path / "jobs", "grid")
+        launcher.slurm_executor({"time": 60}, tmp_path / "jobs", "grid")
     assert not (tmp_path / "jobs").exists()
