@@ -64,7 +64,7 @@ def test_a_documented_command_is_accepted(words: list[str]) -> None:
         assert find_hparams(arguments["hparams"]).is_file()
     if words[0] == "run" and arguments["file"] != "FILE" and not arguments["file"].startswith("runs/"):
         assert experiment.find_experiment(arguments["file"]).is_file()
-    if words[0] == "sweep" and not arguments["file"].startswith("my-"):
+    if words[0] == "sweep" and arguments["file"] != "GRID" and not arguments["file"].startswith("my-"):
         assert sweep_grid.find_grid(arguments["file"]).is_file()
 
 
