@@ -61,7 +61,7 @@ COMMANDS = {
 
 EXIT_CODES = {
     0: "success",
-    1: "failure; the last line of the standard error says what to do",
+    1: "an error: the standard error says what to do; or something failed, which compare, sweep and doctor list",
     2: "wrong usage",
     129: "the terminal was closed (SIGHUP)",
     130: "interrupted (Ctrl-C)",
