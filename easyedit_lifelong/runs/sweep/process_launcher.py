@@ -78,7 +78,7 @@ def _context() -> Any:
 
 
 def _work(run: RunCell, job: CellJob, threads: int, outcome: Connection) -> None:
-    """Run a cell in a process of its own, and send its outcome."""
+    """Run a cell in this process, which runs no other, and send its outcome."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt at the terminal reaches all; the parent stops the cells
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with open_log(job.log) as log:  # bars and messages of libraries would disturb the parent's display

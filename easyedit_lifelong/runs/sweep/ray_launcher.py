@@ -44,7 +44,7 @@ class RayLauncher:
         """Start the cells, and yield their ends; see :class:`~easyedit_lifelong.runs.sweep.launcher.Launcher`."""
         resources = self.resources
         with _connected(resources) as ray:
-            # One call a worker: each cell has a process of its own, which returns its memory at its end.
+            # One call a worker: each cell has another process, which returns its memory at its end.
             remote = ray.remote(
                 num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=resources.retries, max_calls=1
             )(outcome_of)
