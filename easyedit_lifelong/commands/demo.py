@@ -29,7 +29,7 @@ from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.models.load import load_model
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.console_tables import print_line
-from easyedit_lifelong.reporting.demo_tables import comparison_table, related_prompts, show_fact
+from easyedit_lifelong.reporting.demo_tables import comparison_table, other_facts_changed, related_prompts, show_fact
 from easyedit_lifelong.reporting.progress import count_progress, edit_progress
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.api import run_consecutive
@@ -56,7 +56,7 @@ EXAMPLE = "easyedit-lifelong demo"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the number of edits, the folder for the results, and the long form."""
-    parser.add_argument("--edits", type=positive_int, default=20, help="facts of the comparison (default 20)")
+    parser.add_argument("--edits", type=positive_int, default=10, help="facts of the comparison (default 10)")
     out = Path("runs/demo")
     parser.add_argument("--out", type=Path, default=out, help=f"folder for the results (default {out})")
     parser.add_argument(
@@ -150,8 +150,13 @@ def correct_facts(console: Console, facts: Sequence[EditRequest], hparams: Any, 
     started = time.monotonic()
     model, _ = method.apply(model, tokenizer, list(facts), hparams)
     print_line(console, f"{len(facts)} facts edited in {time.monotonic() - started:.1f} s. No weight has changed.")
-    for fact, old, new in zip(facts, before, _answers(model, tokenizer, facts), strict=True):
+    after = _answers(model, tokenizer, facts)
+    for fact, old, new in zip(facts, before, after, strict=True):
         show_fact(console, fact, old, new)
+    if other_facts_changed(facts, before, after):
+        print_line(
+            console, "\nAnother fact about a subject has changed, too: gate_eps sets how wide the relation gate is."
+        )
 
     console.print()
     console.rule("3. Why does it say so?", align="left")

@@ -26,7 +26,12 @@ _ROWS = {
     "generation_match_rephrase": None,
 }
 """The metrics in the table, each with the name of the unedited model's score."""
-_LABELS = {"ERR": "ERR (reliability)"}
+_LABELS = {
+    "ERR": "ERR (reliability)",
+    "generation_match_word": "… whole words",
+    "generation_match_rephrase": "… after paraphrases",
+}
+_ANOTHER_FACT = "another fact"
 
 
 def answers(model: Any, tokenizer: Any, requests: Sequence[EditRequest]) -> list[str]:
@@ -60,7 +65,7 @@ def related_prompts(request: EditRequest) -> list[tuple[str, str]]:
     """
     prompts = [(request.prompt, "the fact")]
     prompts += [(prompt, "in other words") for prompt in request.rephrase_prompts]
-    prompts += [(probe.prompt, "another fact") for probe in request.relation_specificity]
+    prompts += [(probe.prompt, _ANOTHER_FACT) for probe in request.relation_specificity]
     return prompts + [(probe.prompt, "another subject") for probes in request.locality.values() for probe in probes]
 
 
@@ -81,6 +86,23 @@ def show_fact(console: Console, request: EditRequest, before: Sequence[str], aft
             block.add_row(Text("         before"), Text(old))
         block.add_row(Text("         answer" if old == new else "          after"), Text(new))
     console.print(block)
+
+
+def other_facts_changed(
+    requests: Sequence[EditRequest], before: Sequence[Sequence[str]], after: Sequence[Sequence[str]]
+) -> bool:
+    """Return whether an edit changed the answer to another question about its subject.
+
+    Args:
+        requests: the edits.
+        before: for each edit, the answers of the unedited model to :func:`related_prompts`.
+        after: those of the edited model.
+    """
+    return any(
+        kind == _ANOTHER_FACT and old != new
+        for request, olds, news in zip(requests, before, after, strict=True)
+        for (_, kind), old, new in zip(related_prompts(request), olds, news, strict=True)
+    )
 
 
 def comparison_table(console: Console, summaries: Mapping[str, Mapping[str, Any]], title: str) -> None:

@@ -12,7 +12,9 @@ import yaml
 
 from easyedit_lifelong import inspect_edits
 from easyedit_lifelong.commands import demo, demo_full
+from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.reporting.demo_tables import other_facts_changed, related_prompts
 from easyedit_lifelong.runs.run_folder import CONFIG, SUMMARY
 from tests.support.corpus import write_corpus
 from tests.support.edits_command_line import COACHHOOK, GRACE
@@ -110,3 +112,13 @@ def test_a_new_process_that_fails_ends_the_demo(
     monkeypatch.setattr(demo.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 2))
     with pytest.raises(RunError, match="the new process ended with 2"):
         run(compared, tmp_path / "out")
+
+
+def test_a_changed_answer_to_another_question_about_the_subject_is_noticed() -> None:
+    paraphrases, other = ("king who wrote Hamlet",), (Probe("language of Hamlet", "Spanish"),)
+    request = EditRequest(0, "who wrote Hamlet", "Peru", rephrase_prompts=paraphrases, relation_specificity=other)
+    kinds = [kind for _, kind in related_prompts(request)]
+    assert kinds == ["the fact", "in other words", "another fact"]
+    before = ["a", "b", "c"]
+    assert not other_facts_changed([request], [before], [["x", "y", "c"]])
+    assert other_facts_changed([request], [before], [["a", "b", "z"]])
