@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
-import subprocess
+import subprocess  # nosec B404 # runs this package
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -173,8 +173,9 @@ def correct_facts(console: Console, facts: Sequence[EditRequest], hparams: Any, 
     print_line(console, f"{undone.prompt} ...\n    {answer}")
     save_edits(model, folder)
     print_line(console, f"The other two edits are in {folder}. A new process loads them and answers:")
-    command = ["generate", "--edits", str(folder), "--prompt", kept.prompt, "--max-new-tokens", str(_NEW_TOKENS)]
-    answered = subprocess.run([sys.executable, "-m", "easyedit_lifelong", *command], check=False)
+    generate = ["generate", "--edits", str(folder), "--prompt", kept.prompt, "--max-new-tokens", str(_NEW_TOKENS)]
+    command = [sys.executable, "-m", "easyedit_lifelong", *generate]
+    answered = subprocess.run(command, check=False)  # nosec B603 # no shell
     if answered.returncode:
         raise RunError(f"{folder}: the new process ended with {answered.returncode}; its message is above")
 
