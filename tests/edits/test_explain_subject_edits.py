@@ -53,6 +53,7 @@ def test_inspect_lists_settings_radii_and_neighbours(tmp_path: Path, mode: str) 
         "eps_expand": "coverage",
         "replacement": "replace_last",
         **{name: getattr(hyperparameters, name) for name in optional if getattr(hyperparameters, name)},
+        **({"gate_metric": "relations"} if mode == "late-relations" else {}),
     }
     assert [edit["case_id"] for edit in part.edits] == [request["case_id"] for request in REQUESTS]
     assert [edit["radius"] for edit in part.edits] == [codebook.radii[edit["key"]].item() for edit in part.edits]
