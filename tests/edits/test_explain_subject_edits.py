@@ -26,12 +26,19 @@ LATE_MODES = ["late", "late-ungated"]
 # ------------------------------------------------------------------ inspect
 
 
+def _gate_of(codebook: Codebook, key: int) -> torch.Tensor:
+    """Return a key's gate in the space in which gates are compared, by the definition of the relation metric."""
+    gate, metric = codebook.gates[key].double(), codebook.relation_metric
+    return gate if metric is None else (gate - metric.mean.double()) @ metric.projection.double()
+
+
 def nearest_neighbour(codebook: Codebook, key: int) -> tuple[int | None, float | None]:
     """Find the neighbour by a loop over all pairs of keys and their key vectors."""
     candidates: list[tuple[float, int]] = []
     vectors = codebook.key_vectors.view(len(codebook), codebook.views, -1)
     for other_key in range(len(codebook)):
-        gate_distance = 1 - torch.cosine_similarity(codebook.gates[key], codebook.gates[other_key], dim=0)
+        gate, other_gate = (_gate_of(codebook, index) for index in (key, other_key))
+        gate_distance = 1 - torch.cosine_similarity(gate, other_gate, dim=0)
         if other_key == key or (codebook.gate_eps is not None and gate_distance > codebook.gate_eps):
             continue
         pairs = [1 - torch.cosine_similarity(a, b, dim=0).item() for a in vectors[key] for b in vectors[other_key]]
