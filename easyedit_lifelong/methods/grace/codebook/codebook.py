@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from easyedit_lifelong.methods.grace.codebook.codebook_arrays import KeyTensors
@@ -49,7 +50,8 @@ class Codebook(StoredKeys):
             return (Decision.EXPAND if match.distance > radius else Decision.COVERED), match
         if match.distance > self._same_query_distance(query):
             return Decision.SPLIT, match
-        other_fact = gate is not None and not bool(self.same_prompt(gate.unsqueeze(0))[0, match.index])
+        rival = torch.tensor([match.index], device=self.gates.device)
+        other_fact = gate is not None and not bool(self.same_prompt(gate.unsqueeze(0), rival))
         return (Decision.ADD if other_fact else Decision.SUPERSEDE), match
 
     def _nearest_rival(self, query: Tensor, gate: Tensor, gate_eps: float) -> Match:

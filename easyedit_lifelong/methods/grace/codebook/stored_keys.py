@@ -215,18 +215,17 @@ class StoredKeys(nn.Module):
         gates = self.gates if index is None else self.gates[index]
         return pairwise_distances(self.prepared_gates(queries), self.prepared_gates(gates), COS)
 
-    def same_prompt(self, queries: Tensor, index: Tensor | None = None) -> Tensor:
-        """Return whether activations at the answer layer equal the gates of keys, except for rounding.
+    def same_prompt(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Return whether activations at the answer layer equal the gates of some keys, except for rounding.
 
         Args:
             queries: shape ``(batch, gate_size)``.
-            index: indices of the keys; None for all.
+            keys: indices of the keys, ``(keys,)``.
 
         Returns:
             Shape ``(batch, keys)``.
         """
-        gates = self.gates if index is None else self.gates[index]
-        return pairwise_distances(normalized(queries, COS), normalized(gates, COS), COS) <= SAME_GATE
+        return pairwise_distances(normalized(queries, COS), normalized(self.gates[keys], COS), COS) <= SAME_GATE
 
     def prepared_gates(self, activations: Tensor) -> Tensor:
         """Return activations at the answer layer as unit vectors whose cosine distance is that of the gate.
