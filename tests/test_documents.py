@@ -17,7 +17,7 @@ from easyedit_lifelong.runs import experiment_files as experiment
 from easyedit_lifelong.runs import experiment_values
 from easyedit_lifelong.runs.sweep import ray_resources, sweep_grid
 from easyedit_lifelong.versions import __version__
-from tests.support.documents import DOCUMENTS, ROOT, commands
+from tests.support.documents import DOCUMENTS, ROOT, code_spans, commands, rows
 
 
 def text_of(*names: str) -> str:
@@ -29,25 +29,6 @@ def documented_commands() -> list[list[str]]:
     """Return the words of each command in the documents, but those of ``run.sh`` itself, and an option that exits."""
     found = (words for document in DOCUMENTS for words in commands(document))
     return [words for words in found if words[0] not in ("docs", "test", "--print-completion")]
-
-
-def rows(text: str, header: str) -> list[list[str]]:
-    """Return the rows of all tables whose first column has this header."""
-    found, inside = [], False
-    for line in text.splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
-        if not cells:
-            inside = False
-        elif cells[0] == header:
-            inside = True
-        elif inside and set(cells[0]) - set("-:"):
-            found.append(cells)
-    return found
-
-
-def code_spans(cell: str) -> list[str]:
-    """Return the texts between backticks."""
-    return re.findall(r"`([^`]+)`", cell)
 
 
 def test_the_documents_contain_the_main_commands() -> None:
@@ -105,6 +86,10 @@ def test_citation_and_changelog_have_the_package_version() -> None:
     assert citation["version"] == __version__
     changes = re.findall(r"^## \[([\d.]+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert changes[0] == __version__
+
+
+def test_the_readme_has_at_most_1500_words() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1500
 
 
 # ------------------------------------------------------------------ every name is documented

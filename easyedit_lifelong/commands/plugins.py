@@ -1,4 +1,4 @@
-"""The command ``plugins``: list all that plugins registered, and the plugins that could not be loaded."""
+"""The command ``plugins``: list all that plugins registered, what each method can do, and plugins that are broken."""
 
 from __future__ import annotations
 
@@ -18,12 +18,19 @@ EXAMPLE = "easyedit-lifelong plugins"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the option of the command."""
+    """Add the options of the command."""
+    parser.add_argument("--methods", action="store_true", help="print what each editing method can do")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print every registered method, dataset format, tracker and judge, and the plugin that registered it."""
+    """Print every registered method, dataset format, tracker and judge, and the plugin that registered it.
+
+    With ``--methods``, print what each method can do instead.
+    """
+    if arguments.methods:
+        print_capabilities(as_json=arguments.json)
+        return 0
     entries, broken = registered_entries(), get_plugins().broken
     if arguments.json:
         problems = [{"kind": "broken", "name": name, "description": problem} for name, problem in broken.items()]
@@ -38,6 +45,23 @@ def run(arguments: argparse.Namespace) -> int:
         table.add_row("[red]broken[/red]", name, "entry point", Text(problem))
     Console().print(table)
     return 0
+
+
+def print_capabilities(*, as_json: bool) -> None:
+    """Print which of :data:`.CAPABILITIES` each registered method has."""
+    from easyedit_lifelong.commands.capabilities import CAPABILITIES, capabilities_of
+
+    capabilities = {method.name: capabilities_of(method) for method in get_plugins().methods}
+    if as_json:
+        print_json(Console(), [{"name": name, **can} for name, can in capabilities.items()])
+        return
+    table = plain_table()
+    table.add_column("method", no_wrap=True)
+    for capability in CAPABILITIES:
+        table.add_column(capability, justify="center")
+    for name, can in capabilities.items():
+        table.add_row(name, *("yes" if can[capability] else "-" for capability in CAPABILITIES))
+    Console().print(table)
 
 
 def registered_entries() -> list[dict[str, str]]:

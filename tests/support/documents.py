@@ -43,3 +43,22 @@ def _words(line: str) -> list[str]:
         return []
     words = shlex.split(line[prefix.end() :], comments=True)
     return words[: words.index(">")] if ">" in words else words
+
+
+def rows(text: str, header: str) -> list[list[str]]:
+    """Return the rows of all tables whose first column has this header."""
+    found, inside = [], False
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        if not cells:
+            inside = False
+        elif cells[0] == header:
+            inside = True
+        elif inside and set(cells[0]) - set("-:"):
+            found.append(cells)
+    return found
+
+
+def code_spans(cell: str) -> list[str]:
+    """Return the texts between backticks."""
+    return re.findall(r"`([^`]+)`", cell)
