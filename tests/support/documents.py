@@ -8,7 +8,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-DOCUMENTS = [*ROOT.glob("*.md"), ROOT / "benchmarks" / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+DOCUMENTS = [
+    *ROOT.glob("*.md"),
+    ROOT / "benchmarks" / "README.md",
+    ROOT / "notebooks" / "README.md",
+    *sorted(ROOT.glob("docs/**/*.md")),
+]
 
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?:^    .*\n)+", re.MULTILINE)

@@ -6,6 +6,7 @@ of these files, so that the same links work there.
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -23,6 +24,8 @@ FILES = [
     "easyedit_lifelong/data/samples/README.md",
     "examples/plugin/easyedit_lifelong_biasedit.py",
     "examples/plugin/pyproject.toml",
+    "notebooks/README.md",
+    *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("*.ipynb")),
 ]
 """The files outside ``docs`` that have a page."""
 
@@ -73,9 +76,21 @@ def site_links(text: str, path: str) -> str:
 
 
 def _page_text(path: str) -> str:
-    """Return the page of a file: its text, or, of a file that is no document, a heading and the file as code."""
+    """Return the page of a file: its text, its cells, or, of other files, a heading and the file as code."""
     text = (ROOT / path).read_text(encoding="utf-8")
     if path.endswith(".md"):
         return site_links(text, path)
+    if path.endswith(".ipynb"):
+        return notebook_text(text)
     language = {".py": "python", ".toml": "toml", ".cff": "yaml"}[posixpath.splitext(path)[1]]
     return f"# {posixpath.basename(path)}\n\n`{path}`\n\n```{language}\n{text}```\n"
+
+
+def notebook_text(notebook: str) -> str:
+    """Return the cells of a notebook as Markdown; code cells become blocks of Python.
+
+    Args:
+        notebook: the content of the file, whose cells have no outputs.
+    """
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(notebook)["cells"]]
+    return "\n\n".join(text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in cells) + "\n"
