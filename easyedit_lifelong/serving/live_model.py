@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from easyedit_lifelong.data.joiners import joiner_of, joiners_by_prompt, with_joiner
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.edits.explain_prompt import Explanation, explain
 from easyedit_lifelong.edits.state_folder import StateFolder
@@ -73,11 +74,11 @@ class LiveModel:
         if method.check is not None:
             method.check(model, tokenizer, hparams)
         self.model, self.tokenizer, self.log = model, tokenizer, log
-        self.name = model_label(model)
         self._hparams, self._method = hparams, method
+        self.name = model_label(model)
         assert isinstance(method.state, StateFolder)
         self._state: StateFolder = method.state
-        self._scorer = Scorer(tokenizer)
+        self._scorer = self._scorer_of({})
         self._base = copy_sharing_weights(model)
         self._answered: dict[str, bool] | None = None
         self._broken: Exception | None = None
@@ -135,8 +136,11 @@ class LiveModel:
             NotServableError: the model could not be restored after an earlier failure.
         """
         self._check_usable()
+        requests = with_joiner(requests, joiner_of(self._hparams))
         self.check(requests)
         recent = self._recent()
+        joiners = {edit["prompt"]: edit["joiner"] for name, *_ in recent if "joiner" in (edit := self.log.edits[name])}
+        self._scorer = self._scorer_of(joiners | joiners_by_prompt(requests))
         before = self._answered if self._answered is not None else self._measure(recent)
         state = self.log.present.state or self.log.new_state()
         try:
@@ -220,10 +224,15 @@ class LiveModel:
         Raises:
             DataError: a request can't be used; the message names it and the field.
         """
-        check_fit(requests, self._scorer, self.model)
-        self._scorer = Scorer(self.tokenizer)  # it keeps every encoded text
+        check_fit(requests, self._scorer_of(joiners_by_prompt(requests)), self.model)
         if self._method.check_requests is not None:
             self._method.check_requests(self.model, self.tokenizer, self._hparams, requests)
+
+    def _scorer_of(self, joiners: Mapping[str, str]) -> Scorer:
+        """Return a new scorer with these joiners, by prompt. A scorer keeps every text that it has encoded."""
+        scorer = Scorer(self.tokenizer, joiner=joiner_of(self._hparams))
+        scorer.use_joiners(joiners)
+        return scorer
 
     def _apply(self, requests: Sequence[EditRequest]) -> None:
         """Edit the model, in the batches that the hyperparameters ask for."""
