@@ -19,7 +19,7 @@ from easyedit_lifelong.serving.api_models import EditBodies, EditBody, ExplainBo
 from easyedit_lifelong.serving.edit_errors import NoSuchEditError
 from easyedit_lifelong.serving.edit_log import Version
 from easyedit_lifelong.serving.guard import VERSION_HEADER
-from easyedit_lifelong.serving.live_model import AddedEdits
+from easyedit_lifelong.serving.measured_edits import AddedEdits
 from easyedit_lifelong.serving.served import Asks, Edits, Served, without_nan
 
 router = APIRouter(prefix="/v1", tags=["edits"])
