@@ -2,17 +2,23 @@
 
 Both servers run in one process and answer the same requests over HTTP, alternately; the unedited one has a model of its
 own. Clients are threads that send one request after the other. Each answer has the same number of tokens on both sides.
+
+``--versions`` also asks the edited server for three versions alternately, once with batches of several versions, and
+once with a batch for each version.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import itertools
 import statistics
 import sys
 import tempfile
 import threading
 import time
+import unittest.mock
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -56,20 +62,45 @@ def server(hparams: Any, folder: Path) -> Iterator[httpx.Client]:
                 thread.join()
 
 
-def ask(client: httpx.Client, prompt: str, tokens: int) -> tuple[float, str]:
+def ask(client: httpx.Client, prompt: str, tokens: int, model: str = "model") -> tuple[float, str]:
     """Ask greedily; return the seconds that it took, and the text."""
-    body = {"model": "model", "prompt": prompt, "max_tokens": tokens, "temperature": 0}
+    body = {"model": model, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
     began = time.perf_counter()
     answer = client.post("/v1/completions", json=body).raise_for_status().json()
     return time.perf_counter() - began, str(answer["choices"][0]["text"])
 
 
-def load(client: httpx.Client, prompts: Sequence[str], clients: int, tokens: int) -> tuple[list[float], float]:
-    """Ask all prompts with several clients; return the seconds of each request, and those of all together."""
+def load(
+    client: httpx.Client, prompts: Sequence[str], clients: int, tokens: int, models: Sequence[str] = ("model",)
+) -> tuple[list[float], float]:
+    """Ask all prompts with several clients; return the seconds of each request, and those of all together.
+
+    Args:
+        client: a client of the server.
+        prompts: the prompts.
+        clients: how many ask at the same time.
+        tokens: new tokens of an answer, at most.
+        models: the models that are asked, one after the other.
+    """
     began = time.perf_counter()
+    questions = zip(prompts, itertools.cycle(models))
     with ThreadPoolExecutor(clients) as pool:
-        seconds = list(pool.map(lambda prompt: ask(client, prompt, tokens)[0], prompts))
+        seconds = list(pool.map(lambda question: ask(client, question[0], tokens, question[1])[0], questions))
     return seconds, time.perf_counter() - began
+
+
+def compare_versions(client: httpx.Client, prompts: Sequence[str], options: argparse.Namespace) -> dict[str, float]:
+    """Ask three versions alternately; return the requests per second, with and without batches of several versions."""
+    models = ["model", "model@base", f"model@v{options.edits // 2}"]
+    rates: dict[str, list[float]] = {"in one batch": [], "a batch each": []}
+
+    def run(name: str) -> None:
+        with unittest.mock.patch.object(LiveModel, "mixes_versions", name == "in one batch"):
+            _, total = load(client, prompts, options.clients, options.tokens, models)
+        rates[name].append(len(prompts) / total)
+
+    alternate(options.runs, *(functools.partial(lambda name, _: run(name), name) for name in rates))
+    return {name: median(values) for name, values in rates.items()}
 
 
 def edit(client: httpx.Client, request: EditRequest) -> tuple[float, float, bool]:
@@ -101,6 +132,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--clients", type=int, default=4, help="clients at the same time")
     add("--requests", type=int, default=32, help="requests of a run; half of them are edited prompts")
     add("--tokens", type=int, default=8, help="new tokens of an answer, at most")
+    add("--versions", action="store_true", help="also ask three versions alternately")
     add("--runs", type=int, default=3, help="runs of each side")
     return parser.parse_args(argv)
 
@@ -126,6 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 rates[name].append(len(prompts) / total)
 
             alternate(options.runs, lambda _: run("base"), lambda _: run("edited"))
+            versions = compare_versions(sides["edited"], prompts, options) if options.versions else {}
     except LifelongError as error:
         return stop(error)
     console.print(describe(machine()))
@@ -138,6 +171,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     figures = {"acknowledged": acknowledged, "answered": answered}
     for name, values in figures.items():
         console.print(f"POST until {name}: median {median(values):.3f} s, p95 {percentile(values, 0.95):.3f} s")
+    for name, rate in versions.items():
+        console.print(f"three versions, {name}: {rate:.3f} requests/s")
     console.print(f"answered with the new target: {sum(correct)} of {len(correct)}")
     finish(
         "serving",
@@ -148,6 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         requests_per_second={name: median(values) for name, values in rates.items()},
         post={name: [median(values), percentile(values, 0.95)] for name, values in figures.items()},
         correct=sum(correct),
+        versions=versions,
         edits=options.edits,
         clients=options.clients,
         hparams=options.hparams,

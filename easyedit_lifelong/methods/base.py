@@ -288,6 +288,9 @@ class EditMethod:
             runs.
         calibrate: chooses hyperparameters for one model; see :mod:`easyedit_lifelong.methods.calibrator`.
         train: trains the method for one model before it can edit; see :mod:`easyedit_lifelong.methods.trained_editor`.
+        edits_by_row: whether the edits act through attachments alone (:mod:`easyedit_lifelong.models.attachment`), and
+            on each row of a batch independently of the other rows. Then a server answers requests of several versions
+            in one batch; see :mod:`easyedit_lifelong.models.edits_by_row`.
         study_scope: ``study_scope(model, tok, requests)`` returns where in the requests' prompts and paraphrases the
             edits of an edited model act.
     """
@@ -312,4 +315,5 @@ class EditMethod:
     report_sections: Callable[[RunRecord], Sequence[ReportSection]] | None = None
     calibrate: Calibrator | None = None
     train: TrainedEditor | None = None
+    edits_by_row: bool = False
     study_scope: Callable[[Any, Any, Sequence[EditRequest]], ScopeStudy] | None = None

@@ -52,6 +52,7 @@ class Attachment(NotPicklable):
 
     Attributes:
         attached: whether the editor is still attached to the layer.
+        replace: the function that was given.
 
     Raises:
         ModelError: the model is an encoder-decoder, and the layer is neither in the encoder nor in the decoder.
@@ -68,7 +69,7 @@ class Attachment(NotPicklable):
         spanning: bool = False,
     ) -> None:
         self.layer = layer
-        self._child_name, self._replace = child, replace
+        self._child_name, self.replace = child, replace
         self._whole_prompts, self._spanning = whole_prompts, spanning
         self.attached = True
         self._child_module: nn.Module | None = None
@@ -76,6 +77,7 @@ class Attachment(NotPicklable):
         self._tracker = attach_tracker(model, layer)
         if self._tracker is not None:
             self._tracker.pass_checks.append(self._check_in_place)
+            self._tracker.attachments.append(self)
             if whole_prompts:
                 self._tracker.whole_prompt_layers.append(layer)
             if spanning:
@@ -114,6 +116,7 @@ class Attachment(NotPicklable):
         self._handle.remove()
         if self._tracker is not None:
             self._tracker.pass_checks.remove(self._check_in_place)
+            self._tracker.attachments.remove(self)
             if self._whole_prompts:
                 self._tracker.whole_prompt_layers.remove(self.layer)
             if self._spanning:
@@ -142,10 +145,10 @@ class Attachment(NotPicklable):
         # Editors compare activations in float32, even if the model runs in autocast's lower precision.
         with torch.autocast(hidden.device.type, enabled=False):
             if not self._has_flat_rows(args, output):
-                return self._replace(args, kwargs, output)
+                return self.replace(args, kwargs, output)
             assert self.window is not None
             rows = len(self.window.real)
-            replaced = self._replace((with_row_axis(args[0], rows), *args[1:]), kwargs, with_row_axis(output, rows))
+            replaced = self.replace((with_row_axis(args[0], rows), *args[1:]), kwargs, with_row_axis(output, rows))
             return None if replaced is None else without_row_axis(replaced)
 
     def _has_flat_rows(self, args: tuple[Any, ...], output: Any) -> bool:

@@ -30,7 +30,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,9 @@ from easyedit_lifelong.models.windows import (
 )
 from easyedit_lifelong.models.wrappers import unwrap_model
 
+if TYPE_CHECKING:
+    from easyedit_lifelong.models.attachment import Attachment
+
 _ATTRIBUTE = "_easyedit_lifelong_positions"
 
 
@@ -74,6 +77,7 @@ class PositionTracker(NotPicklable):
         whole_prompt_layers: layers that must see a prompt in one pass, from its first token on.
         spanning: how many editors find an edit at one layer and apply it at a later one. They need full passes.
         pass_checks: functions that raise an error before a pass that the edits can't act in.
+        attachments: the attachments of editors to the model's layers, in the order in which they act.
     """
 
     def __init__(self, model: nn.Module, root: nn.Module) -> None:
@@ -84,6 +88,7 @@ class PositionTracker(NotPicklable):
         self.whole_prompt_layers: list[nn.Module] = []
         self.spanning = 0
         self.pass_checks: list[Callable[[], None]] = []
+        self.attachments: list[Attachment] = []
         self._users = 0
         self._in_pass = False
         self._forward_wrappers: list[CallWrapper] = []

@@ -74,6 +74,16 @@ class Window:
     unmarked: Tensor | None = None
     notes: dict[int, Any] = field(default_factory=dict)
 
+    def select_rows(self, rows: Tensor, generation: Generation | None) -> Window:
+        """Return the window of some rows of this pass.
+
+        Args:
+            rows: the numbers of the rows.
+            generation: the call of ``generate`` that these rows belong to, if any.
+        """
+        unmarked = None if self.unmarked is None else self.unmarked[rows]
+        return Window(self.ends[rows], self.real[rows], self.past, generation, self.behind, unmarked)
+
 
 def reads_prompts(window: Window, method: str) -> bool:
     """Return whether a pass reads its prompts, from their first token to the last.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 MAX_EDITS, MAX_PROMPTS, MAX_ANSWERS = 100, 64, 64
 _SEED_LIMIT = 2**63 - 1
@@ -102,22 +106,45 @@ class Message(_Body):
         return {"role": "system" if self.role == "developer" else self.role, "content": content}
 
 
+Messages = Annotated[list[Message], Field(min_length=1, max_length=1000)]
+
+
 class ChatRequest(SamplingFields):
     """The body of ``POST /v1/chat/completions``."""
 
-    messages: list[Message] = Field(min_length=1, max_length=1000)
+    messages: Messages
     max_tokens: int | None = Field(None, ge=1, lt=2**31)
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
 
 
-class EditBody(_Body):
-    """A fact to edit."""
+class _Asked(_Body):
+    """A body that has either a prompt or the messages of a chat."""
 
-    prompt: Text
-    target_new: Text = Field(description="The answer that the model should give after the prompt.")
-    subject: str | None = Field(None, description="The words of the prompt that name the entity.")
+    prompt: Text | None = None
+    messages: Messages | None = Field(None, description="A chat, instead of a prompt.")
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        """Check that there is one of both."""
+        if (self.prompt is None) == (self.messages is None):
+            raise PydanticCustomError("prompt_or_messages", "give either prompt or messages")
+        return self
+
+    @property
+    def chat(self) -> list[dict[str, str]] | None:
+        """The messages as chat templates read them; None for a prompt."""
+        return None if self.messages is None else [message.plain() for message in self.messages]
+
+
+class EditBody(_Asked):
+    """A fact to edit: a prompt, or a chat that ends with a message of the user, and its new answer."""
+
+    target_new: Text = Field(description="The answer that the model should give.")
+    subject: str | None = Field(
+        None, description="The words of the prompt, or of the last message, that name the entity."
+    )
     ground_truth: str | None = None
     rephrase_prompt: Text | Annotated[list[Text], Field(max_length=20)] | None = None
     id: Annotated[str, BeforeValidator(_as_text)] | None = Field(
@@ -128,9 +155,10 @@ class EditBody(_Body):
     )
 
     def record(self, edit_id: str) -> dict[str, Any]:
-        """Return the request fields of the edit."""
-        fields = ("prompt", "target_new", "subject", "ground_truth", "rephrase_prompt")
-        return {"case_id": edit_id, **{name: value for name in fields if (value := getattr(self, name)) is not None}}
+        """Return the request fields of the edit. In a chat, the prompt is the content of the last message."""
+        fields = ("target_new", "subject", "ground_truth", "rephrase_prompt")
+        record = {name: value for name in fields if (value := getattr(self, name)) is not None}
+        return {"case_id": edit_id, "prompt": self.chat[-1]["content"] if self.chat else self.prompt, **record}
 
 
 EditBodies = EditBody | Annotated[list[EditBody], Field(min_length=1, max_length=MAX_EDITS)]
@@ -142,8 +170,7 @@ class RollbackBody(_Body):
     to: int = Field(ge=0, lt=2**31, description="The version whose edits are restored. 0: none.")
 
 
-class ExplainBody(_Body):
+class ExplainBody(_Asked):
     """The body of ``POST /v1/explain``."""
 
-    prompt: Text
     model: str | None = Field(None, description="As in a completion. Default: the present version.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -11,12 +12,14 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.errors import ModelError
+from easyedit_lifelong.evaluation.chat_requests import in_chat_form
 from easyedit_lifelong.serving.api_errors import ApiError
 from easyedit_lifelong.serving.api_models import EditBodies, EditBody, ExplainBody, RollbackBody
 from easyedit_lifelong.serving.edit_errors import NoSuchEditError
 from easyedit_lifelong.serving.edit_log import Version
 from easyedit_lifelong.serving.guard import VERSION_HEADER
-from easyedit_lifelong.serving.live_model import AddedEdits
+from easyedit_lifelong.serving.measured_edits import AddedEdits
 from easyedit_lifelong.serving.served import Asks, Edits, Served, without_nan
 
 router = APIRouter(prefix="/v1", tags=["edits"])
@@ -29,6 +32,7 @@ Offset = Annotated[int, Query(ge=0, lt=2**31)]
 async def add_edits(body: EditBodies, access: Edits) -> Response:
     """Edit one fact, or a list of facts: all of them or none. The list makes one version.
 
+    With `messages` instead of `prompt`, the fact is edited as the answer to the last message of a chat.
     The answer comes when the edits are on disk. `learned` says whether the model gives the target after the prompt,
     `text` is what it generates, and `superseded` are the recent edits whose target it no longer gives.
     """
@@ -98,15 +102,17 @@ async def list_versions(served: Asks, limit: Limit = 100, offset: Offset = 0) ->
 
 @router.post("/explain")
 async def explain_prompt(body: ExplainBody, served: Asks) -> Response:
-    """Explain which edits act on a prompt, at which token and layer, and by which margin."""
+    """Explain which edits act on a prompt or a chat, at which token and layer, and by which margin."""
     asked = served.version_of(served.name if body.model is None else body.model)
-    tokens = await run_in_threadpool(served.encoder.encode, body.prompt)
+    prompt = body.prompt if body.chat is None else await run_in_threadpool(served.encoder.chat_text, body.chat)
+    assert prompt is not None
+    tokens = await run_in_threadpool(served.encoder.encode, prompt)
     if served.context is not None and len(tokens) > served.context:
         raise ApiError(400, f"prompt: the model's context is {served.context} tokens", param="prompt")
 
     def explain() -> tuple[int, Any]:
         version = served.version if asked is None else asked
-        return version, served.engine.live.explain(body.prompt, version)
+        return version, served.engine.live.explain(prompt, version)
 
     version, explanation = await served.result_of(served.engine.run(explain))
     layers = [] if explanation is None else [layer for layers in explanation.layers.values() for layer in layers]
@@ -114,7 +120,7 @@ async def explain_prompt(body: ExplainBody, served: Asks) -> Response:
     content = {
         "object": "explanation",
         "version": version,
-        "prompt": body.prompt,
+        "prompt": prompt,
         "answered_by": [case_id for case_id in answered_by if case_id is not None],
         "text": "no edits" if explanation is None else str(explanation),
         "layers": {} if explanation is None else explanation.to_dict(),
@@ -148,8 +154,35 @@ def _requests(served: Served, bodies: list[EditBody]) -> list[EditRequest]:
         if edit_id is None:
             edit_id = served.log.new_id(ids)
             ids.append(edit_id)
-        requests.append(EditRequest.from_dict(body.record(edit_id), f"edit {number}"))
+        request = EditRequest.from_dict(body.record(edit_id), f"edit {number}")
+        requests.append(request if body.chat is None else _in_chat(served, request, body.chat))
     return requests
+
+
+def _in_chat(served: Served, request: EditRequest, messages: list[dict[str, str]]) -> EditRequest:
+    """Return a request whose prompt is the last message of a chat, in chat form.
+
+    Raises:
+        ApiError: the last message is not the user's, a later one than the first is the system's, or the model's chat
+            template can't be used.
+        DataError: the template refuses the messages.
+    """
+    served.encoder.chat_text(messages)  # raises the errors of a chat completion
+    system = messages[0]["content"] if messages[0]["role"] == "system" else None
+    turns = messages[:-1] if system is None else messages[1:-1]
+    if messages[-1]["role"] != "user" or any(turn["role"] == "system" for turn in turns):
+        raise ApiError(
+            400,
+            "messages: the last one must be the user's, and only the first one can be the system's",
+            param="messages",
+            code="invalid_value",
+        )
+    earlier = tuple((turn["role"], turn["content"]) for turn in turns)
+    request = dataclasses.replace(request, context_turns=earlier)
+    try:
+        return in_chat_form([request], served.engine.live.tokenizer, system)[0]
+    except ModelError as error:
+        raise ApiError(400, str(error), param="messages", code="no_chat_template") from error
 
 
 def _existing_version(served: Served, version: int) -> int:

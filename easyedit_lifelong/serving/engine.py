@@ -1,7 +1,8 @@
 """The engine: one worker thread that owns the model, and a queue of requests and changes.
 
-Requests that wait are generated together. A change (an edit, a deletion, a rollback) runs alone, between two batches,
-in the order of arrival. So an answer is generated wholly under one version of the edits.
+Requests that wait are generated together, also those of different versions if the method's edits act by row. A change
+(an edit, a deletion, a rollback) runs alone, between two batches, in the order of arrival. So an answer is generated
+wholly under one version of the edits.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from easyedit_lifelong.errors import LifelongError
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.padding import generation_groups
+from easyedit_lifelong.serving.earlier_versions import MAX_VERSIONS
 from easyedit_lifelong.serving.generation import Row, generate_rows
 from easyedit_lifelong.serving.live_model import LiveModel
 
@@ -193,7 +195,7 @@ class Engine:
             if job.cancelled:
                 self._queue.remove(job)
                 job.fail(ClosedError("the request was cancelled"))
-            elif job.version == first.version and self._fits([*batch, job]):
+            elif self._can_mix([first, *batch, job]) and self._fits([*batch, job]):
                 self._queue.remove(job)
                 batch.append(job)
         return batch
@@ -205,6 +207,11 @@ class Engine:
                 return
             yield job
 
+    def _can_mix(self, jobs: Sequence[GenerationJob]) -> bool:
+        """Return whether one batch can have the versions of these jobs."""
+        versions = {job.version for job in jobs}
+        return len(versions) == 1 or (self.live.mixes_versions and len(versions) <= MAX_VERSIONS)
+
     def _fits(self, jobs: Sequence[GenerationJob]) -> bool:
         """Return whether jobs can be one batch. A single job always can."""
         if len(jobs) == 1:
@@ -214,17 +221,22 @@ class Engine:
         return len(rows) <= self._max_rows and (self._context is None or width <= self._context + 1)
 
     def _generate(self, batch: Sequence[GenerationJob]) -> None:
-        """Generate the answers of a batch under one version."""
+        """Generate the answers of a batch, each under one version."""
         began = time.perf_counter()
         rows = [row for job in batch for row in job.rows]
-        version = self.live.version if batch[0].version is None else batch[0].version
+        present = self.live.version
+        versions = {job: present if job.version is None else job.version for job in batch}
+        version_of_row = {id(row): versions[job] for job in batch for row in job.rows}
         try:
-            with self.live.at(version) as model:
-                for job in batch:
+            with self.live.at_versions(set(versions.values())) as model_for:
+                for job, version in versions.items():
                     job.started.set_result(version)
                 for group in self._groups(rows):
-                    for numbers in generation_groups(model, len(group)):  # padding changes the answers of some models
-                        generate_rows(model, self.live.tokenizer, [group[number] for number in numbers])
+                    # In some models, padding changes the answers.
+                    for numbers in generation_groups(self.live.model, len(group)):
+                        part = [group[number] for number in numbers]
+                        with model_for([version_of_row[id(row)] for row in part]) as model:
+                            generate_rows(model, self.live.tokenizer, part)
         except BaseException as error:
             if not isinstance(error, LifelongError):
                 LOG.exception("a batch failed")

@@ -7,41 +7,26 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
+from easyedit_lifelong.data.joiners import joiner_of, joiners_by_prompt, with_joiner
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.edits.explain_prompt import Explanation, explain
 from easyedit_lifelong.edits.state_folder import StateFolder
 from easyedit_lifelong.errors import ModelError, NotLearnedWarning
 from easyedit_lifelong.evaluation.context_fit import check_fit
-from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.base import EditMethod
-from easyedit_lifelong.methods.shared.editors import internal_pass, without_edits
+from easyedit_lifelong.methods.shared.editors import without_edits
+from easyedit_lifelong.models.edits_by_row import edits_by_row
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
+from easyedit_lifelong.serving.earlier_versions import EarlierVersions
 from easyedit_lifelong.serving.edit_errors import NoSuchEditError, NotRemovableError, NotServableError
 from easyedit_lifelong.serving.edit_log import DELETE, ROLLBACK, EditLog, Version, entry_of
+from easyedit_lifelong.serving.measured_edits import RECENT, AddedEdits, MeasuredEdit, MeasuredEdits, measured_edit
 from easyedit_lifelong.serving.servable import check_servable, copy_sharing_weights, remove_all_edits
-
-RECENT = 16
-"""How many of the latest edits are measured again after an edit."""
-_FURTHER_TOKENS = 3
-"""How many tokens more than the target the text has that shows the result of an edit."""
-
-
-@dataclass(frozen=True)
-class AddedEdits:
-    """The measured result of adding edits.
-
-    Attributes:
-        version: the new version.
-        superseded: the ids of recent edits whose target the model gave before and no longer gives.
-    """
-
-    version: Version
-    superseded: list[str]
 
 
 class LiveModel:
@@ -73,12 +58,13 @@ class LiveModel:
         if method.check is not None:
             method.check(model, tokenizer, hparams)
         self.model, self.tokenizer, self.log = model, tokenizer, log
-        self.name = model_label(model)
         self._hparams, self._method = hparams, method
+        self.name = model_label(model)
         assert isinstance(method.state, StateFolder)
         self._state: StateFolder = method.state
-        self._scorer = Scorer(tokenizer)
+        self._measured = MeasuredEdits(tokenizer, joiner_of(hparams))
         self._base = copy_sharing_weights(model)
+        self._earlier = EarlierVersions(self._base, self._load_onto)
         self._answered: dict[str, bool] | None = None
         self._broken: Exception | None = None
         if method.prepare is not None:
@@ -99,8 +85,9 @@ class LiveModel:
     def at(self, version: int) -> Iterator[Any]:
         """Yield the model as of a version.
 
-        The present version and the base model cost nothing. Any other version is loaded from the folder, and the
-        present one after it.
+        The present version and the base model cost nothing. Any other version is loaded from the folder: onto a copy
+        that shares the weights, which is kept, if the method's edits act by row; otherwise in place of the present
+        version, which is loaded again after it.
 
         Args:
             version: the number of the version.
@@ -114,12 +101,42 @@ class LiveModel:
         elif not self.log.ids_at(version):
             with without_edits(self.model):  # methods that write into weights restore them
                 yield self._base
+        elif self.mixes_versions:
+            yield self._model_of(version)
         else:
             try:
                 self._load(version)
                 yield self.model
             finally:
                 self._restore()
+
+    @property
+    def mixes_versions(self) -> bool:
+        """Whether one batch can have rows of different versions."""
+        return self._method.edits_by_row
+
+    @contextlib.contextmanager
+    def at_versions(
+        self, versions: Collection[int]
+    ) -> Iterator[Callable[[Sequence[int]], AbstractContextManager[Any]]]:
+        """Yield a function that returns, for the version of each row of a batch, the context of the model to run.
+
+        Args:
+            versions: the versions that rows can have; several only if :attr:`mixes_versions`, and no more than
+                :data:`~easyedit_lifelong.serving.earlier_versions.MAX_VERSIONS`.
+
+        Raises:
+            NotServableError: the model could not be restored after an earlier failure.
+            RunError: a version can't be loaded.
+        """
+        if len(versions) == 1:
+            (version,) = versions
+            with self.at(version) as model:
+                yield lambda _: contextlib.nullcontext(model)
+            return
+        self._check_usable()
+        models = {version: self._model_of(version) for version in versions}
+        yield lambda rows: edits_by_row(self._base, [models[version] for version in rows])
 
     def add(self, requests: Sequence[EditRequest], who: str) -> AddedEdits:
         """Edit the model with all requests, or with none if one fails. The edits are on disk when this returns.
@@ -135,14 +152,16 @@ class LiveModel:
             NotServableError: the model could not be restored after an earlier failure.
         """
         self._check_usable()
+        requests = with_joiner(requests, joiner_of(self._hparams))
         self.check(requests)
-        recent = self._recent()
-        before = self._answered if self._answered is not None else self._measure(recent)
+        recent = [measured_edit(self.log.edits[name]) for name in self.log.ids_at(self.version)[-RECENT:]]
+        new = [MeasuredEdit(str(r.case_id), r.prompt, r.target_new, r.joiner) for r in requests]
+        before = self._answered if self._answered is not None else self._measured.answered(self.model, recent)
         state = self.log.present.state or self.log.new_state()
         try:
             self._apply(requests)
-            answered = self._measure([*recent, *(_pair_of(request) for request in requests)])
-            texts = self._texts(requests)
+            answered = self._measured.answered(self.model, [*recent, *new])
+            texts = self._measured.texts(self.model, new)
             entries = [
                 entry_of(request, answered[str(request.case_id)], text)
                 for request, text in zip(requests, texts, strict=True)
@@ -153,7 +172,7 @@ class LiveModel:
             self._restore()
             raise
         self._answered = answered
-        return AddedEdits(version, [name for name, *_ in recent if before.get(name) and not answered[name]])
+        return AddedEdits(version, [edit.id for edit in recent if before.get(edit.id) and not answered[edit.id]])
 
     def delete(self, edit_id: str, who: str) -> Version:
         """Remove one edit, as if it had never been made. The rest is on disk when this returns.
@@ -220,8 +239,7 @@ class LiveModel:
         Raises:
             DataError: a request can't be used; the message names it and the field.
         """
-        check_fit(requests, self._scorer, self.model)
-        self._scorer = Scorer(self.tokenizer)  # it keeps every encoded text
+        check_fit(requests, self._measured.scorer(joiners_by_prompt(requests)), self.model)
         if self._method.check_requests is not None:
             self._method.check_requests(self.model, self.tokenizer, self._hparams, requests)
 
@@ -246,30 +264,23 @@ class LiveModel:
         self._answered = None
         return version
 
-    def _recent(self) -> list[tuple[str, str, str]]:
-        """Return id, prompt and target of the latest edits."""
-        ids = self.log.ids_at(self.version)[-RECENT:]
-        return [(name, self.log.edits[name]["prompt"], self.log.edits[name]["target_new"]) for name in ids]
-
-    def _measure(self, edits: Sequence[tuple[str, str, str]]) -> dict[str, bool]:
-        """Return whether the model gives the target of each edit, teacher-forced, by its id."""
-        with internal_pass(self.model):
-            answers = self._scorer.forced(self.model, [(prompt, target) for _, prompt, target in edits])
-        return {name: answer.exact for (name, *_), answer in zip(edits, answers, strict=True)}
-
-    def _texts(self, requests: Sequence[EditRequest]) -> list[str]:
-        """Return what the model generates after each prompt."""
-        lengths = [self._scorer.answer_tokens(request.prompt, request.target_new) for request in requests]
-        prompts = [request.prompt for request in requests]
-        with internal_pass(self.model):
-            return self._scorer.generate(self.model, prompts, [length + _FURTHER_TOKENS for length in lengths])
-
     def _load(self, version: int) -> None:
         """Replace the edits on the model by those of a version."""
         remove_all_edits(self.model, self._method)
-        if ids := self.log.ids_at(version):
-            folder = self.log.state_folder(self.log.versions[version].state)
-            self._state.load(self.model, self.tokenizer, self._hparams, folder, ids)
+        if self.log.ids_at(version):
+            self._load_onto(self.model, version)
+
+    def _load_onto(self, model: Any, version: int) -> None:
+        """Put the edits of a version on a model without edits."""
+        folder = self.log.state_folder(self.log.versions[version].state)
+        self._state.load(model, self.tokenizer, self._hparams, folder, self.log.ids_at(version))
+
+    def _model_of(self, version: int) -> Any:
+        """Return a model with the edits of a version, of a method whose edits act by row."""
+        if version == self.version:
+            return self.model
+        count = len(self.log.ids_at(version))
+        return self._earlier.model((self.log.versions[version].state, count), version) if count else self._base
 
     def _restore(self) -> None:
         """Load the present version. If that fails, the model can't be used any more."""
@@ -287,8 +298,3 @@ class LiveModel:
         """
         if self._broken is not None:
             raise NotServableError(f"the edits could not be loaded again ({self._broken}). Restart the server.")
-
-
-def _pair_of(request: EditRequest) -> tuple[str, str, str]:
-    """Return id, prompt and target of a request."""
-    return str(request.case_id), request.prompt, request.target_new

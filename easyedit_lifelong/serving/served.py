@@ -80,7 +80,11 @@ class PromptEncoder:
         return tokens
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """Return the token ids of a chat, up to where the assistant's answer begins.
+        """Return the token ids of a chat; see :meth:`chat_text`."""
+        return self.encode(self.chat_text(messages))
+
+    def chat_text(self, messages: Sequence[dict[str, str]]) -> str:
+        """Return the text of a chat, up to where the assistant's answer begins.
 
         Raises:
             ApiError: the model has no chat template, or its template refuses the messages.
@@ -89,10 +93,12 @@ class PromptEncoder:
             raise ApiError(400, "this model has no chat template; use /v1/completions", code="no_chat_template")
         try:
             with self._lock:
-                text = self._tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+                text: str = self._tokenizer.apply_chat_template(
+                    list(messages), add_generation_prompt=True, tokenize=False
+                )
         except jinja2.TemplateError as error:
             raise ApiError(400, f"messages: {error}", param="messages", code="invalid_value") from error
-        return self.encode(text)
+        return text
 
     def decode(self, tokens: list[int]) -> str:
         """Return the text of tokens."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.chat_tokenizer import TEMPLATE
 from tests.support.http_servers import MODEL, local_server
 from tests.support.served_models import FACTS, PROMPTS, fine_tuning
 
@@ -69,6 +70,64 @@ def test_an_edit_that_can_not_be_made_changes_nothing(tmp_path: Path, body: obje
         assert (answer.status_code, answer.headers["X-Edits-Version"]) == (status, "1"), answer.text
         assert message in answer.json()["error"]["message"]
         assert server.client.get("/v1/edits").json()["total"] == 1
+
+
+def test_an_edit_of_a_chat_answers_the_chat(tmp_path: Path) -> None:
+    chat = [
+        {"role": "system", "content": "winter snow"},
+        {"role": "user", "content": "blue"},
+        {"role": "assistant", "content": "sea"},
+        {"role": "user", "content": FACTS[0][0]},
+    ]
+    with local_server(tmp_path, chat_template=TEMPLATE) as server:
+
+        def answer(messages: list[dict[str, str]]) -> str:
+            body = {"model": MODEL, "messages": messages, "temperature": 0, "max_tokens": 1}
+            return str(server.client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]["content"])
+
+        before = answer(chat), answer(chat[3:])
+        edit = server.edit({"messages": chat, "target_new": "Rome", "subject": "France"})
+        assert edit["learned"] and edit["question"] == FACTS[0][0] and edit["text"].startswith("Rome")
+        assert edit["prompt"].endswith(f"where {FACTS[0][0]} sea born ")
+        assert (answer(chat), answer(chat[3:])) == ("Rome", before[1])
+        assert before[0] != "Rome" != before[1]
+        explained = server.client.post("/v1/explain", json={"messages": chat}).json()
+        assert explained["answered_by"] == ["edit-1"] and explained["prompt"] == edit["prompt"]
+        later = server.edit({"messages": chat, "target_new": "London"})
+        assert later["superseded"] == ["edit-1"] and answer(chat) == "London"
+        server.client.delete("/v1/edits/edit-2")
+        assert answer(chat) == "Rome"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({**PARIS, "messages": [{"role": "user", "content": "the"}]}, "give either prompt or messages"),
+        ({"target_new": "Rome"}, "give either prompt or messages"),
+        ({"target_new": "Rome", "messages": [{"role": "assistant", "content": "the"}]}, "must be the user's"),
+        (
+            {
+                "target_new": "Rome",
+                "messages": [{"role": role, "content": "the"} for role in ("user", "system", "user")],
+            },
+            "only the first one can be the system's",
+        ),
+        ({"target_new": "Rome", "messages": []}, "at least 1 item"),
+        ({"target_new": "Rome", "messages": [{"role": "user", "content": " "}]}, "prompt"),
+    ],
+)
+def test_an_edit_of_a_chat_that_can_not_be_made(tmp_path: Path, body: object, message: str) -> None:
+    with local_server(tmp_path) as server:
+        answer = server.client.post("/v1/edits", json=body)
+        assert answer.status_code == 400 and message in answer.json()["error"]["message"], answer.text
+        assert server.live.version == 0
+
+
+def test_a_model_without_a_chat_template_edits_no_chats(tmp_path: Path) -> None:
+    with local_server(tmp_path, chat_template=None) as server:
+        body = {"messages": [{"role": "user", "content": "the"}], "target_new": "Rome"}
+        answer = server.client.post("/v1/edits", json=body)
+        assert answer.status_code == 400 and answer.json()["error"]["code"] == "no_chat_template"
 
 
 def test_other_requests_about_what_does_not_exist(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_waiting_requests_are_generated_together_up_to_the_next_change(live: Liv
     release.set()
     assert edit.result(WAIT).version.number == 1
     assert [result(job)[0] for job in [*before, *after, *pinned]] == [0, 0, 0, 1, 1, 0, 1]
-    assert batches == [3, 4, 2, 1], "the last request fits the batch of the first; the next is that of the second"
+    assert batches == [3, 4, 3], "the last request fits the batch of the first; a pinned version joins the next one"
     texts = [result(job)[1][0] for job in (before[0], after[0], *pinned)]
     assert texts[0] == texts[2] != texts[1] == texts[3]
     engine.close()

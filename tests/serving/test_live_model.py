@@ -15,7 +15,7 @@ from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.models import prompt_positions
 from easyedit_lifelong.serving.edit_errors import NoSuchEditError, NotRemovableError, NotServableError
 from easyedit_lifelong.serving.edit_log import EditLog
-from easyedit_lifelong.serving.live_model import LiveModel
+from easyedit_lifelong.serving.measured_edits import MeasuredEdits
 from easyedit_lifelong.serving.servable import check_servable
 from tests.support.served_models import fine_tuning, grace, live_model, logits, requests, same
 from tests.support.tiny_models import build_model, state_of
@@ -111,7 +111,7 @@ def test_a_failed_change_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.Mon
         if point != "measure":  # removals measure nothing
             changes += [lambda: live.delete("f0", "key"), lambda: live.roll_back(0, "key")]
         owner, name = {
-            "measure": (LiveModel, "_measure"),
+            "measure": (MeasuredEdits, "answered"),
             "state": (StateFolder, "save"),
             "journal": (EditLog, "_append"),
         }[point]

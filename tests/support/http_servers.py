@@ -59,12 +59,18 @@ class LocalServer:
 
 @contextlib.contextmanager
 def local_server(
-    folder: Path, hparams: Any = None, *, max_waiting: int = 64, max_rows: int = 16, **settings: Any
+    folder: Path,
+    hparams: Any = None,
+    *,
+    max_waiting: int = 64,
+    max_rows: int = 16,
+    chat_template: str | None = CHAT_TEMPLATE,
+    **settings: Any,
 ) -> Iterator[LocalServer]:
     """Run a server on a folder, without a network."""
     metrics = Metrics()
     with live_model(folder, hparams) as live:
-        live.tokenizer.chat_template = CHAT_TEMPLATE
+        live.tokenizer.chat_template = chat_template
         with running_engine(live, metrics, max_waiting=max_waiting, max_rows=max_rows) as engine:
             app = create_app(engine, ServerSettings(**{"name": MODEL, "max_tokens": 64, **settings}), metrics)
             with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:

@@ -48,6 +48,7 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
             merge=merge,
             report_sections=report_sections,
             calibrate=GraceCalibrator(),
+            edits_by_row=True,
             reasons={"plain_weights": _NO_WEIGHTS, "remove_batches": _NO_BATCHES},
         )
     )

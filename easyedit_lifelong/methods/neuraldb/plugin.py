@@ -40,6 +40,7 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
             explain=explain,
             describe=store.describe,
             merge=merge,
+            edits_by_row=True,
             reasons={"plain_weights": _NO_WEIGHTS, "remove_batches": "NeuralDB's edits are rolled back case by case"},
         )
     )

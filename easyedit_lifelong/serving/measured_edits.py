@@ -1,0 +1,86 @@
+"""Measure edits of a served model: whether it gives their targets, and what it generates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.methods.shared.editors import internal_pass
+from easyedit_lifelong.serving.edit_log import Version
+
+RECENT = 16
+"""How many of the latest edits are measured again after an edit."""
+_FURTHER_TOKENS = 3
+"""How many tokens more than the target the text has that shows the result of an edit."""
+
+
+@dataclass(frozen=True)
+class MeasuredEdit:
+    """An edit that is measured.
+
+    Attributes:
+        id: its id.
+        prompt: its prompt.
+        target: its target.
+        joiner: what stands between both; None: the default.
+    """
+
+    id: str
+    prompt: str
+    target: str
+    joiner: str | None = None
+
+
+def measured_edit(entry: Mapping[str, Any]) -> MeasuredEdit:
+    """Return an edit as the journal records it."""
+    return MeasuredEdit(entry["id"], entry["prompt"], entry["target_new"], entry.get("joiner"))
+
+
+@dataclass(frozen=True)
+class AddedEdits:
+    """The measured result of adding edits.
+
+    Attributes:
+        version: the new version.
+        superseded: the ids of recent edits whose target the model gave before and no longer gives.
+    """
+
+    version: Version
+    superseded: list[str]
+
+
+class MeasuredEdits:
+    """Measures edits.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        joiner: what stands between prompts and targets by default; None: the texts decide.
+    """
+
+    def __init__(self, tokenizer: Any, joiner: str | None) -> None:
+        self._tokenizer, self._joiner = tokenizer, joiner
+
+    def scorer(self, joiners: Mapping[str, str]) -> Scorer:
+        """Return a new scorer with these joiners, by prompt. A scorer keeps every text that it has encoded."""
+        scorer = Scorer(self._tokenizer, joiner=self._joiner)
+        scorer.use_joiners(joiners)
+        return scorer
+
+    def answered(self, model: Any, edits: Sequence[MeasuredEdit]) -> dict[str, bool]:
+        """Return whether a model gives the target of each edit, teacher-forced, by the edit's id."""
+        with internal_pass(model):
+            answers = self._scorer_for(edits).forced(model, [(edit.prompt, edit.target) for edit in edits])
+        return {edit.id: answer.exact for edit, answer in zip(edits, answers, strict=True)}
+
+    def texts(self, model: Any, edits: Sequence[MeasuredEdit]) -> list[str]:
+        """Return what a model generates after the prompt of each edit."""
+        scorer = self._scorer_for(edits)
+        lengths = [scorer.answer_tokens(edit.prompt, edit.target) + _FURTHER_TOKENS for edit in edits]
+        with internal_pass(model):
+            return scorer.generate(model, [edit.prompt for edit in edits], lengths)
+
+    def _scorer_for(self, edits: Sequence[MeasuredEdit]) -> Scorer:
+        """Return a scorer with the joiners of edits."""
+        return self.scorer({edit.prompt: edit.joiner for edit in edits if edit.joiner is not None})
