@@ -25,7 +25,7 @@ from easyedit_lifelong.commands.main import main as call_command
 from easyedit_lifelong.edits.edits_folder import INDEX
 from easyedit_lifelong.folder_lock import LOCK
 from tests.support import local_hub
-from tests.support.commands_that_write import COMMANDS, Command, prepare, replaced_parts, words_of
+from tests.support.commands_that_write import COMMANDS, Command, prepare, replace_slow_parts, words_of
 from tests.support.forks import exit_code_in_fork
 from tests.support.run_killer import Points
 
@@ -38,7 +38,7 @@ def call(command: Command, folder: Path, at: int | None = None) -> int | None:
 
     def run() -> int:
         os.chdir(folder)
-        replaced_parts(folder)
+        replace_slow_parts(folder)
         points = Points(at)
         points.watch("GRACE")
         resume = command.resumes and (Path(command.out) / command.resumes).exists()

@@ -157,8 +157,8 @@ def _known_facts() -> list[dict[str, str]]:
     return facts
 
 
-def replaced_parts(folder: Path) -> None:
-    """Replace, in a process that ends with the command, what would start other processes or read large files.
+def replace_slow_parts(folder: Path) -> None:
+    """Replace what would start other processes or read large files, in a process that ends with the command.
 
     Args:
         folder: the folder with the inputs.
