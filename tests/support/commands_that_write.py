@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import yaml
+from huggingface_hub import constants
 
 from easyedit_lifelong.commands import demo, sweep_session
 from easyedit_lifelong.commands.main import main as call_command
@@ -165,6 +166,7 @@ def replace_slow_parts(folder: Path) -> None:
     """
     sweep_session._launcher = lambda *_: LauncherInThisProcess()  # type: ignore[assignment]
     os.environ["EASYEDIT_LIFELONG_CACHE"] = str(folder / "cache")
+    constants.HF_HUB_CACHE = str(folder / "hub")  # with a shared cache, later calls would write less
     gguf.read_gguf = lambda _: (build_model("llama"), build_tokenizer())  # type: ignore[assignment]
     PACKAGED_MODELS["tiny"] = PackagedModel("tiny", "tiny==1", "json", lambda *_: Path("tiny.gguf"))
     compared: dict[str, tuple[str, dict[str, Any]]] = {
