@@ -101,7 +101,7 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
         HyperParameterError: the file can't be read, isn't YAML, or isn't a mapping.
     """
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"), path)
     except OSError as error:
         raise HyperParameterError(f"{path}: can't be read: {error.strerror}") from error
     except ValueError as error:  # also: not UTF-8

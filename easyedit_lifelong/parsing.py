@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
 from typing import Any
 
 import yaml
@@ -24,15 +23,21 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def parse_yaml(text: str) -> Any:
+def parse_yaml(text: str, name: object = "the YAML text") -> Any:
     """Return the value of a YAML text. Log a warning for a key that a mapping has twice: the last value counts.
+
+    Args:
+        text: the text.
+        name: its file, for the warning.
 
     Raises:
         ValueError: the text isn't valid YAML, is nested too deeply, or holds a value that doesn't fit its tag, such as
             ``2001-99-99`` or ``!!bool foo``.
     """
     try:
-        return yaml.load(text, _Loader)  # nosec B506 # a subclass of SafeLoader
+        loader = _Loader(text)
+        loader.name = str(name)
+        return loader.get_single_data()
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:
@@ -57,7 +62,12 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Return a mapping."""
-        keys = Counter(key.value for key, _ in getattr(node, "value", []) if isinstance(key, yaml.ScalarNode))
-        for key in (key for key, count in keys.items() if count > 1 and key != "<<"):
-            LOG.warning("line %d: %r is given more than once; the last value counts", node.start_mark.line + 1, key)
+        lines: dict[str, list[int]] = {}
+        for key, _ in getattr(node, "value", []):
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                lines.setdefault(key.value, []).append(key.start_mark.line + 1)
+        for name, (*earlier, last) in lines.items():
+            if earlier:
+                message = "%s, line %d: %r is given more than once; the last value counts"
+                LOG.warning(message, self.name, last, name)
         return super().construct_mapping(node, deep)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.atomic import write_text_atomically
+from easyedit_lifelong.atomic import delete_leftovers, write_text_atomically
 from easyedit_lifelong.commands.option_types import names, positive_int
 from easyedit_lifelong.data.json_files import ENCODING, read_json_file, unreadable
 from easyedit_lifelong.errors import DataError, RunError
@@ -121,6 +121,7 @@ def _show(console: Console, rows: Sequence[tuple[int, str, float, float]]) -> No
 def _write(path: Path, content: dict[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        delete_leftovers(path.parent)
         write_text_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise RunError(f"{path}: can't be written: {error.strerror}") from error

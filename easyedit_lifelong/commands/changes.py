@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import save as to_bytes
 
-from easyedit_lifelong.atomic import atomic_file, write_text_atomically
+from easyedit_lifelong.atomic import atomic_folder
 from easyedit_lifelong.commands.saved_edits import add_saved_arguments, saved_edits_from
 from easyedit_lifelong.edits import load_edits
+from easyedit_lifelong.edits.edits_folder import check_empty
 from easyedit_lifelong.locate.state_changes import StateChanges, compare_states, record_states
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.reporting.console_tables import plain_table, print_line
@@ -48,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console()
     saved = saved_edits_from(arguments)
     out = check_free(arguments.out, what="study", files=(ARRAYS, INDEX, PAGE))
+    check_empty(out)
     prompts = arguments.prompt or [str(edit["prompt"]) for edit in saved.edits[:3]]
     model, tokenizer = saved.base_model()
     unedited = [record_states(model, tokenizer, prompt) for prompt in prompts]
@@ -60,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def write_changes(out: Path, changes: Sequence[StateChanges], model: str, edits: str) -> None:
-    """Write the changes (safetensors and JSON), the page and, beside it, its figures.
+    """Write the changes (safetensors and JSON), the page and, beside it, its figures, in one step.
 
     Raises:
         RunError: a file can't be written.
@@ -78,14 +80,12 @@ def write_changes(out: Path, changes: Sequence[StateChanges], model: str, edits:
             {"prompt": prompt.prompt, "tokens": prompt.tokens, "next_token": prompt.next_token} for prompt in changes
         ],
     }
-    with translated_write_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        with atomic_file(out / ARRAYS) as temporary:
-            temporary.write_bytes(to_bytes(arrays))
+    with translated_write_errors(out), atomic_folder(out) as folder:
+        (folder / ARRAYS).write_bytes(to_bytes(arrays))
         with figure_options():
             page, plots = changes_page(changes, model, edits)
-            write_page(out / PAGE, page, plots)
-        write_text_atomically(out / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
+            write_page(folder / PAGE, page, plots)
+        (folder / INDEX).write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _show(console: Console, changes: Sequence[StateChanges]) -> None:

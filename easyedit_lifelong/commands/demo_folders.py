@@ -6,14 +6,21 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
+from easyedit_lifelong.atomic import delete_leftovers
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.edits import inspect_edits
+from easyedit_lifelong.edits.edits_folder import NEW_TENSORS
 from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.folder_lock import LOCK
 from easyedit_lifelong.parsing import parse_yaml
+from easyedit_lifelong.runs.run_config import REQUESTS
 from easyedit_lifelong.runs.run_folder import CONFIG
 
 DATA_NAME = "sample facts (CounterFact form)"
 """The name of a demo's data, by which its runs are recognised."""
+
+_WRITTEN_FIRST = {LOCK, REQUESTS, NEW_TENSORS}
+"""The files that runs and saved edits have before the file that says what they hold."""
 
 
 def check_previous_run(folder: Path) -> None:
@@ -49,7 +56,12 @@ def check_previous_edits(folder: Path, facts: Collection[EditRequest]) -> None:
 
 
 def _check_empty(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    """Check that a folder has no files, or only those that a demo writes first and that was killed then."""
+    if not folder.exists():
+        return
+    if folder.is_dir():
+        delete_leftovers(folder)
+    if not folder.is_dir() or any(path.name not in _WRITTEN_FIRST for path in folder.iterdir()):
         raise RunError(f"{folder}: holds files that aren't a demo's. Choose another folder with --out.")
 
 

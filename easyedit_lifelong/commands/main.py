@@ -69,10 +69,10 @@ EXIT_CODES = {
 }
 """The exit codes of every command."""
 
-_ONLY_READ = {"doctor", "plugins", "generate", "inspect", "push"}
+ONLY_READ = {"doctor", "plugins", "generate", "inspect", "push"}
 """Commands that write no files."""
 
-_WRITE_AT_END = {"edit", "export", "new-method", "pull"}
+_WRITE_AT_END = {"attribute", "changes", "edit", "export", "new-method", "pull", "scope"}
 """Commands that write all their files in one step at the end."""
 
 _CONTINUE = {"covariance", "rescore"}
@@ -159,7 +159,7 @@ def _log_to_stderr(level: int) -> None:
 
 def _message_if_interrupted(verb: str, resumable: bool) -> str:
     """Return what an interrupted command says about its files, and how to continue."""
-    if verb in _ONLY_READ:
+    if verb in ONLY_READ:
         return "interrupted"
     if verb in _WRITE_AT_END:
         return "interrupted; nothing was written"

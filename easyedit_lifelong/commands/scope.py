@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.atomic import atomic_file, write_text_atomically
+from easyedit_lifelong.atomic import atomic_folder
 from easyedit_lifelong.commands.consecutive import add_script_arguments, hparams_from_arguments
 from easyedit_lifelong.commands.run_options import add_skip_argument
 from easyedit_lifelong.commands.run_session import load_model_for
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.edits.edits_folder import check_empty
 from easyedit_lifelong.errors import EditError, HyperParameterError, RunError
 from easyedit_lifelong.evaluation.scope import FIGURE_MEANINGS, ScopeStudy
 from easyedit_lifelong.evaluation.scorer import Scorer
@@ -66,6 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     if getattr(hparams, "wohk", False):
         raise HyperParameterError("--wohk 1 edits without hook layers, so there is no scope to study; leave it out")
     out = check_free(arguments.out, what="study", files=(RESULT, VALUES, PLOT))
+    check_empty(out)
     requests = read_requests(
         arguments.data,
         reader_of(arguments.data, arguments.format).read,
@@ -120,7 +122,7 @@ def _edit_batches(
 
 
 def write_scope(scope: ScopeStudy, out: Path, config: dict[str, Any]) -> None:
-    """Write the z-score of every token (CSV), the plot (SVG) and, last, the figures and rows (JSON).
+    """Write the z-score of every token (CSV), the plot (SVG), and the figures and rows (JSON), in one step.
 
     Args:
         scope: the study's result.
@@ -133,16 +135,17 @@ def write_scope(scope: ScopeStudy, out: Path, config: dict[str, Any]) -> None:
     header = {"schema_version": SCHEMA_VERSION, **config, "module": scope.module, "alpha": scope.alpha}
     result = {**header, "figures": scope.summary(), "rows": [row.to_dict() for row in scope.rows]}
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with atomic_file(out / VALUES) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["case_id", "kind", "position", "token", "from_subject", "z"])
-            for row in scope.rows:
-                for position, (token, z) in enumerate(zip(row.tokens, row.z, strict=True)):
-                    distance = "" if row.subject is None else position - row.subject
-                    writer.writerow([row.case_id, row.kind, position, token, distance, z if math.isfinite(z) else ""])
-        write_text_atomically(out / PLOT, scope_svg(scope))
-        write_text_atomically(out / RESULT, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        with atomic_folder(out) as folder:
+            with (folder / VALUES).open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(["case_id", "kind", "position", "token", "from_subject", "z"])
+                for row in scope.rows:
+                    for position, (token, z) in enumerate(zip(row.tokens, row.z, strict=True)):
+                        distance = "" if row.subject is None else position - row.subject
+                        shown = z if math.isfinite(z) else ""
+                        writer.writerow([row.case_id, row.kind, position, token, distance, shown])
+            (folder / PLOT).write_text(scope_svg(scope), encoding="utf-8")
+            (folder / RESULT).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise RunError(f"{error.filename or out}: can't be written: {error.strerror}") from error
 

@@ -34,7 +34,7 @@ FORMAT_VERSION = 1
 STEPS_VERSION = 2
 """The format version of a folder with a file for each step: see :mod:`easyedit_lifelong.edits.step_files`."""
 
-_NEW_TENSORS = f"{TENSORS}.new"
+NEW_TENSORS = f"{TENSORS}.new"
 """Tensors that were written, but not yet renamed to :data:`TENSORS`."""
 _WAIT_SECONDS = 20
 
@@ -68,23 +68,23 @@ def write_folder(folder: Path, contents: Mapping[str, Any], tensors: Mapping[str
     check_utf8(folder)
     with lock_edits(folder), translate_write_errors(folder, "the edits"):
         _finish_interrupted(folder)
-        with atomic_file(folder / _NEW_TENSORS) as temporary:
+        with atomic_file(folder / NEW_TENSORS) as temporary:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-        write_index(folder, FORMAT_VERSION, {**contents, "tensors": file_digest(folder / _NEW_TENSORS)})
-        os.replace(folder / _NEW_TENSORS, folder / TENSORS)
+        write_index(folder, FORMAT_VERSION, {**contents, "tensors": file_digest(folder / NEW_TENSORS)})
+        os.replace(folder / NEW_TENSORS, folder / TENSORS)
         fsync_path(folder)
 
 
 def _finish_interrupted(folder: Path) -> None:
     """Rename new tensors that the index refers to, if a process was killed before it could rename them."""
-    if not (folder / _NEW_TENSORS).exists():
+    if not (folder / NEW_TENSORS).exists():
         return
     try:
         expected = read_index(folder).get("tensors")
     except RunError:
         return
-    if expected and not _has_digest(folder / TENSORS, expected) and _has_digest(folder / _NEW_TENSORS, expected):
-        os.replace(folder / _NEW_TENSORS, folder / TENSORS)
+    if expected and not _has_digest(folder / TENSORS, expected) and _has_digest(folder / NEW_TENSORS, expected):
+        os.replace(folder / NEW_TENSORS, folder / TENSORS)
         fsync_path(folder)
 
 
@@ -178,7 +178,7 @@ def tensors_file(folder: Path, index: Mapping[str, Any]) -> Path:
     Raises:
         RunError: no file has the digest that the index names.
     """
-    names = (_NEW_TENSORS, TENSORS)  # in this order: new tensors are renamed at any time
+    names = (NEW_TENSORS, TENSORS)  # in this order: new tensors are renamed at any time
     path = next((folder / name for name in names if _has_digest(folder / name, index["tensors"])), None)
     if path is None:
         raise RunError(f"{folder / TENSORS}: isn't there, or isn't what {INDEX} was written with. {_DAMAGED}")

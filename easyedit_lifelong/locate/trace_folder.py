@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from easyedit_lifelong.atomic import atomic_file, write_text_atomically
+from easyedit_lifelong.atomic import atomic_file, delete_leftovers, write_text_atomically
 from easyedit_lifelong.clock import now
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.locate.known_facts import KnownFact
@@ -51,8 +51,9 @@ class TraceFolder:
             RunError: the folder holds a tracing with other settings, or can't be written to.
         """
         if not (self.path / CONFIG).exists():
-            (self.path / FACTS).mkdir(exist_ok=True)
+            # The settings come first: they are what --resume looks for.
             write_text_atomically(self.path / CONFIG, _json({"schema_version": SCHEMA_VERSION, **settings}))
+            (self.path / FACTS).mkdir(exist_ok=True)
             return
         changes = setting_changes(self.settings(), settings, lambda name: name == "schema_version")
         if changes:
@@ -60,6 +61,8 @@ class TraceFolder:
                 f"{self.path}: this tracing can't be resumed with other settings: {'; '.join(changes)}. Use its "
                 "settings, or choose another folder with --out."
             )
+        (self.path / FACTS).mkdir(exist_ok=True)
+        delete_leftovers(self.path / FACTS)
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of the tracing.

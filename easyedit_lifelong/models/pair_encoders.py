@@ -44,7 +44,7 @@ def encoder_for(model: Any, tokenizer: Any, *, eos: bool = False) -> Encode:
         eos: in a causal language model, end answers with the tokenizer's end-of-text token.
     """
     encode = _encoder(model, tokenizer, eos)
-    if not _has_unknown_tokens(model, tokenizer):
+    if not has_unknown_tokens(model, tokenizer):
         return encode
 
     def encode_and_check(prompt: str, answer: str, joiner: str | None = None) -> EncodedPair:
@@ -75,7 +75,7 @@ def check_vocabulary(model: Any, tokenizer: Any, ids: Sequence[int]) -> None:
         )
 
 
-def _has_unknown_tokens(model: Any, tokenizer: Any) -> bool:
+def has_unknown_tokens(model: Any, tokenizer: Any) -> bool:
     """Return whether a tokenizer has more tokens than the model has embeddings, as that of Gemma 3."""
     known = _n_embeddings(model)
     return known is not None and hasattr(type(tokenizer), "__len__") and len(tokenizer) > known

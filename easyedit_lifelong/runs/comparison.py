@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from easyedit_lifelong.atomic import write_text_atomically
+from easyedit_lifelong.atomic import delete_leftovers, write_text_atomically
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, HyperParameterError, LifelongError, RunError
 from easyedit_lifelong.evaluation.scorer import Scorer
@@ -141,6 +141,7 @@ def write_config(plan: ComparisonPlan) -> Path:
     file = plan.out / COMPARISON_FILE
     try:
         plan.out.mkdir(parents=True, exist_ok=True)
+        delete_leftovers(plan.out)
         write_text_atomically(file, yaml.safe_dump(plan.config, sort_keys=False, allow_unicode=True))
     except OSError as error:
         raise RunError(f"{file}: can't be written: {error.strerror}") from error

@@ -185,7 +185,7 @@ class RunFolder:
         """
         file = self.path / CONFIG
         try:
-            written = parse_yaml(file.read_text(encoding="utf-8"))
+            written = parse_yaml(file.read_text(encoding="utf-8"), file)
         except (OSError, ValueError) as error:
             raise RunError(f"{file}: can't be read: {' '.join(str(error).split())}") from error
         if not isinstance(written, dict):

@@ -105,10 +105,10 @@ def test_a_nul_character_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_key_that_is_given_twice_is_reported(caplog: pytest.LogCaptureFixture) -> None:
-    assert parse_yaml("a: 1\nb: {c: 1, c: 2}\na: 3\n") == {"a": 3, "b": {"c": 2}}
+    assert parse_yaml("a: 1\nb: {c: 1, c: 2}\na: 3\n", "file.yaml") == {"a": 3, "b": {"c": 2}}
     assert [record.getMessage() for record in caplog.records] == [
-        "line 1: 'a' is given more than once; the last value counts",
-        "line 2: 'c' is given more than once; the last value counts",
+        "file.yaml, line 3: 'a' is given more than once; the last value counts",
+        "file.yaml, line 2: 'c' is given more than once; the last value counts",
     ]
 
 

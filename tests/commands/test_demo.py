@@ -12,8 +12,10 @@ import yaml
 
 from easyedit_lifelong import inspect_edits
 from easyedit_lifelong.commands import demo, demo_full
+from easyedit_lifelong.commands.demo_folders import check_previous_edits, check_previous_run
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.folder_lock import LOCK
 from easyedit_lifelong.reporting.demo_tables import other_facts_changed, related_prompts
 from easyedit_lifelong.runs.run_folder import CONFIG, SUMMARY
 from tests.support.corpus import write_corpus
@@ -96,6 +98,16 @@ def test_edits_of_others_are_refused_and_kept(tmp_path: Path, compared: dict[str
     with pytest.raises(RunError, match="edits: holds files that aren't a demo's"):
         run(compared, tmp_path / "out")
     assert index.read_bytes() == before
+
+
+def test_folders_of_a_demo_that_was_killed_are_free_and_those_of_others_are_not(tmp_path: Path) -> None:
+    for name in (LOCK, "requests.jsonl", "edits.safetensors.new"):
+        (tmp_path / name).touch()
+    check_previous_run(tmp_path)
+    check_previous_edits(tmp_path, [])
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(RunError, match="holds files that aren't a demo's"):
+        check_previous_run(tmp_path)
 
 
 @needs_easyedit

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,23 +15,10 @@ from easyedit_lifelong.commands import sweep_session
 from easyedit_lifelong.folder_lock import lock_folder
 from easyedit_lifelong.reporting.report import page
 from easyedit_lifelong.runs.sweep import sweep_grid
-from easyedit_lifelong.runs.sweep.launcher import CellEnd, Ends
-from easyedit_lifelong.runs.sweep.run_cell import CellJob, outcome_of, run_cell
+from easyedit_lifelong.runs.sweep.launcher import CellEnd
 from tests.support.command_line import CommandLine
+from tests.support.launcher_in_process import LauncherInThisProcess
 from tests.support.sweep_grids import write_grid
-
-
-class LauncherInThisProcess:
-    """Runs one cell after another in this process; an interrupt comes after a number of them."""
-
-    def __init__(self, interrupt_after: int | None = None) -> None:
-        self.interrupt_after = interrupt_after
-
-    def launch(self, jobs: Sequence[CellJob]) -> Ends:
-        for number, job in enumerate(jobs):
-            if number == self.interrupt_after:
-                raise KeyboardInterrupt
-            yield CellEnd(job.name, outcome_of(run_cell, job))
 
 
 class SweepCommand(CommandLine):

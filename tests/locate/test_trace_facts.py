@@ -74,6 +74,13 @@ def test_an_interrupted_tracing_continues_to_the_same_end(
     assert TraceFolder(out).statuses() == {"0": "traced", "wrong": "unknown", **dict.fromkeys("123", "traced")}
 
 
+def test_a_tracing_that_has_only_its_settings_continues(finished: TraceFolder, tmp_path: Path) -> None:
+    settings = {name: value for name, value in finished.settings().items() if name != "schema_version"}
+    (tmp_path / CONFIG).write_bytes((finished.path / CONFIG).read_bytes())
+    TraceFolder(tmp_path).begin(settings)
+    assert (tmp_path / FACTS).is_dir()
+
+
 def test_the_limit_counts_traced_facts(pair: Any, facts: list[KnownFact], tmp_path: Path) -> None:
     counts = trace_facts(*pair, facts, tmp_path / "out", SETTINGS, limit=2)
     assert (counts.traced, counts.unknown) == (2, 1)

@@ -14,105 +14,23 @@ import random
 import re
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from safetensors import safe_open
 
 from easyedit_lifelong.commands.main import main as call_command
 from easyedit_lifelong.edits.edits_folder import INDEX
 from easyedit_lifelong.folder_lock import LOCK
-from tests.support.calibration_records import write_inputs
-from tests.support.command_line import FACTS, HPARAMS, RETENTION
-from tests.support.edits_command_line import COACHHOOK, GRACE, PROMPT, SUBJECT, TARGET
+from tests.support import local_hub
+from tests.support.commands_that_write import COMMANDS, Command, prepare, replace_slow_parts, words_of
 from tests.support.forks import exit_code_in_fork
 from tests.support.run_killer import Points
-from tests.support.tiny_models import build_model, build_tokenizer
-from tests.support.training_records import training_records
 
-RUN = "--data facts.json --retention retention.json"
-FACT = f"--prompt '{PROMPT}' --target {TARGET} --subject {SUBJECT}"
-MEND = {"alg_name": "MEND", "inner_params": ["model.layers.3.mlp.down_proj"], "rank": 2, "archive": "trained"}
 CHANGING = re.compile("time|saved|seconds|memory|finished|started|digest|created|machine|host|pid|versions|command")
 """Names of entries that differ between two equal calls."""
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command that writes.
-
-    Attributes:
-        words: the call.
-        out: the file or folder that it writes.
-        resumes: the file in ``out`` with which the call is repeated with ``--resume``; empty: it is only repeated.
-        edits: number of edits in ``out`` with which the call has done its work and is not repeated.
-    """
-
-    words: str
-    out: str
-    resumes: str = ""
-    edits: int | None = None
-
-
-COMMANDS = {
-    "edit": Command(f"edit --hparams grace.yaml {FACT} --out new", "new"),
-    "edit in place": Command(f"edit --hparams grace.yaml {FACT} --edits first --out first", "first", edits=2),
-    "lifelong": Command(f"lifelong --hparams grace.yaml {RUN} --out run", "run", "config.yaml"),
-    "consecutive": Command(
-        f"consecutive --hparams coachhook.yaml --edits 2 --bsz 1 {RUN} --out run", "run", "config.yaml"
-    ),
-    "compare": Command(
-        f"compare --methods grace.yaml,coachhook.yaml --model checkpoint --edits 2 {RUN} --out runs", "runs"
-    ),
-    "rescore": Command("rescore finished --retention retention.json --out scores", "scores"),
-    "export": Command("export --edits weights --out exported", "exported"),
-    "merge": Command("merge first second --out merged", "merged"),
-    "rollback": Command("rollback second --case 0", "second"),
-    "rollback elsewhere": Command("rollback second --case 0 --out left", "left"),
-    "covariance": Command("covariance --model checkpoint --layers 1,2 --corpus corpus.txt --samples 9 --out m", "m"),
-    "calibrate": Command(
-        "calibrate --hparams subject.yaml --data ten.json --edits 4 --layers 1 --answer-layers 2 --tries 1 --out c",
-        "c",
-        "calibration.json",
-    ),
-    "train": Command("train --hparams mend.yaml --data records.json --edits 4", "trained", "training.jsonl"),
-    "report": Command("report finished --out page", "page"),
-}
-
-
-def prepare(folder: Path) -> None:
-    """Write the inputs of all commands into a folder."""
-    folder.mkdir()
-    os.chdir(folder)
-    build_model("llama").save_pretrained("checkpoint")
-    build_tokenizer().save_pretrained("checkpoint")
-    calibration = write_inputs(Path(), "checkpoint")
-    shutil.move(calibration[calibration.index("--data") + 1], "ten.json")
-    common = {"model_name": "checkpoint", "device": "cpu"}
-    coachhook = {**COACHHOOK, "stats_dir": "stats", "v_num_grad_steps": 3}
-    for name, values in {"grace": {**HPARAMS, **GRACE}, "coachhook": coachhook, "mend": MEND}.items():
-        Path(f"{name}.yaml").write_text(yaml.safe_dump({**values, **common}))
-    subjects = ["France", "Hamlet", "moon"]
-    facts = [{**fact, "subject": subject} for fact, subject in zip(FACTS, subjects, strict=True)]
-    Path("facts.json").write_text(json.dumps(facts))
-    Path("retention.json").write_text(json.dumps(RETENTION))
-    Path("records.json").write_text(json.dumps(training_records(4)))
-    for call in (
-        "edit --hparams grace.yaml --prompt 'the river is' --target blue --out first",
-        "edit --hparams grace.yaml --data facts.json --out second",
-        f"edit --hparams coachhook.yaml {FACT} --out weights",  # collects second moments
-        f"lifelong --hparams grace.yaml {RUN} --out finished",
-    ):
-        assert call_command(words_of(call)) == 0, call
-
-
-def words_of(call: str) -> list[str]:
-    """Split a call into words; apostrophes enclose words with spaces."""
-    return [quoted or word for quoted, word in re.findall(r"'([^']*)'|(\S+)", call)]
 
 
 def call(command: Command, folder: Path, at: int | None = None) -> int | None:
@@ -120,6 +38,7 @@ def call(command: Command, folder: Path, at: int | None = None) -> int | None:
 
     def run() -> int:
         os.chdir(folder)
+        replace_slow_parts(folder)
         points = Points(at)
         points.watch("GRACE")
         resume = command.resumes and (Path(command.out) / command.resumes).exists()
@@ -140,6 +59,7 @@ def is_done(command: Command, folder: Path) -> bool:
 
 def observed(path: Path) -> dict[str, Any]:
     """Return the content of a command's files, without what differs between two equal calls."""
+    assert not path.is_file(), "a command of the table writes into a folder"
     files = [file for file in path.rglob("*") if file.is_file() and file.name != LOCK]
     # Tensors that are not yet renamed are those of the index: the file that they replace is not read any more.
     return {str(file.relative_to(path)).removesuffix(".new"): _content(file) for file in sorted(files)}
@@ -159,6 +79,8 @@ def _content(file: Path) -> Any:
             return [digests, _lasting(json.loads((tensors.metadata() or {}).get("step", "{}")))]
     if file.suffix == ".html":
         return file.read_text().rstrip().endswith("</html>")
+    if file.suffix in (".py", ".toml"):
+        return file.read_text()
     return file.stat().st_size > 0  # texts and figures of durations
 
 
@@ -174,16 +96,16 @@ def _digest(tensor: torch.Tensor) -> str:
 
 def kill_and_compare(command: Command, start: Path, work: Path, kills: int, draw: random.Random) -> dict[str, Any]:
     """Kill a command, call it again, and compare its files with those of a call that was not killed."""
-    shutil.copytree(start, work / "expected")
-    code = call(command, work / "expected")
+    folder = work / "called"  # the same for all calls, since results can name it
+    shutil.copytree(start, folder)
+    code = call(command, folder)
     if code != 0:
         return {"kills": 0, "points": 0, "differing": [f"a call that was not killed ended with {code}"]}
-    expected = observed(work / "expected" / command.out)
-    points = int((work / "expected" / "points").read_text())
+    expected = observed(folder / command.out)
+    points = int((folder / "points").read_text())
     killed, differing = 0, []
     for kill in range(kills):
-        folder = work / "killed"
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder)
         shutil.copytree(start, folder)
         at = draw.randint(points * kill // kills + 1, max(points * kill // kills + 1, points * (kill + 1) // kills))
         killed += call(command, folder, at) is None
@@ -207,10 +129,11 @@ def main(folder: Path, kills: int, names: list[str]) -> None:
         prepare(start)
         return 0
 
-    assert exit_code_in_fork(make_inputs, quiet=True) == 0
-    for number, name in enumerate(names or COMMANDS):
-        report[name] = kill_and_compare(COMMANDS[name], start, folder / f"work-{number}", kills, draw)
-        sys.stderr.write(f"{name}: {json.dumps(report[name])}\n")
+    with local_hub.used(folder):
+        assert exit_code_in_fork(make_inputs, quiet=True) == 0
+        for number, name in enumerate(names or COMMANDS):
+            report[name] = kill_and_compare(COMMANDS[name], start, folder / f"work-{number}", kills, draw)
+            sys.stderr.write(f"{name}: {json.dumps(report[name])}\n")
     sys.stdout.write(json.dumps(report) + "\n")
 
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib
 import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from easyedit_lifelong.data import hub_datasets
 
 TOKEN = "hf_who_may_write"
 
@@ -135,6 +141,22 @@ def running() -> Iterator[Hub]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextmanager
+def used(folder: Path) -> Iterator[Hub]:
+    """Run a local Hub, which the Hub client of this process uses, with its cache in a folder."""
+    constants = importlib.import_module("huggingface_hub.constants")
+    with running() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", server.url)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
+        patch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "HF_TOKEN_PATH", str(folder / "no-token"))
+        patch.setattr(hub_datasets, "getproxies", dict)
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        patch.setenv("HF_TOKEN", TOKEN)
+        yield server
 
 
 REPO = "owner/my-edits"

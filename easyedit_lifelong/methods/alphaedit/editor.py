@@ -52,6 +52,7 @@ def apply_alphaedit_to_model(
     return apply_requests(
         lambda edited: AlphaEditEditor.on(edited, tok, hparams),
         model,
+        tok,
         requests,
         hparams,
         copy=copy,

@@ -48,6 +48,7 @@ def apply_coachhook_to_model(
     return apply_requests(
         lambda edited: CoachHookEditor.on(edited, tok, hparams),
         model,
+        tok,
         requests,
         hparams,
         copy=copy,

@@ -118,6 +118,7 @@ def apply_enn_to_model(
     return apply_requests(
         lambda edited: ENNEditor.on(edited, tok, hparams),
         model,
+        tok,
         requests,
         hparams,
         copy=copy,

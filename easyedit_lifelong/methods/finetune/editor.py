@@ -254,6 +254,7 @@ def apply_finetune_to_model(
     return apply_requests(
         lambda edited: editor_class.on(edited, tok, hparams),
         model,
+        tok,
         requests,
         hparams,
         copy=copy,

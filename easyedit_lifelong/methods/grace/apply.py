@@ -52,6 +52,7 @@ def apply_grace_to_model(
     return apply_requests(
         lambda model_to_edit: GraceEditor.on(model_to_edit, tok, hparams),
         model,
+        tok,
         requests,
         hparams,
         copy=copy,

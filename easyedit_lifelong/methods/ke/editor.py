@@ -38,6 +38,7 @@ def apply_ke_to_model(
     return apply_requests(
         lambda edited: KEEditor.on(edited, tok, hparams),
         model,
+        tok,
         requests,
         hparams,
         copy=copy,

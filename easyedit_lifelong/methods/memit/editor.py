@@ -68,6 +68,7 @@ def apply_memit_to_model(
     return apply_requests(
         lambda edited: MemitEditor.on(edited, tok, hparams),
         model,
+        tok,
         requests,
         hparams,
         copy=copy,

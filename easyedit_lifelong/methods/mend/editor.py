@@ -42,6 +42,7 @@ def apply_mend_to_model(
     return apply_requests(
         lambda edited: MendEditor.on(edited, tok, hparams),
         model,
+        tok,
         requests,
         hparams,
         copy=copy,

@@ -179,6 +179,7 @@ def apply_neuraldb_to_model(
     return apply_requests(
         lambda edited: FactEditing(edited, tok, hparams),
         model,
+        tok,
         requests,
         hparams,
         copy=copy,

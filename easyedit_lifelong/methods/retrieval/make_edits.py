@@ -207,6 +207,7 @@ def apply_retrieval_to_model(
     return apply_requests(
         lambda edited: RetrievalEditing(editor_class, edited, tok, hparams),
         model,
+        tok,
         requests,
         hparams,
         copy=copy,

@@ -109,6 +109,7 @@ def apply_rome_to_model(
     return apply_requests(
         lambda edited: RomeEditor.on(edited, tok, hparams),
         model,
+        tok,
         requests,
         hparams,
         copy=copy,

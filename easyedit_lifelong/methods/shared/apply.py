@@ -14,6 +14,7 @@ from easyedit_lifelong.evaluation.chat_requests import check_no_turns
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.methods.shared.rollback import Rollback
 from easyedit_lifelong.models.model_lock import holding_lock, model_lock
+from easyedit_lifelong.models.pair_encoders import encoder_for, has_unknown_tokens
 
 
 class Editor(Protocol):
@@ -30,6 +31,7 @@ class Editor(Protocol):
 def apply_requests(
     editor_of: Callable[[Any], Editor],
     model: Any,
+    tokenizer: Any,
     requests: Sequence[Any],
     hparams: Any,
     *,
@@ -41,6 +43,7 @@ def apply_requests(
     Args:
         editor_of: returns the editor of a model, which it creates if the model has none.
         model: the model.
+        tokenizer: its tokenizer.
         requests: requests in EasyEdit's fields, or :class:`EditRequest` objects.
         hparams: the method's hyperparameters; ``joiner`` is used.
         copy: whether to edit a copy of the model instead of the model.
@@ -50,7 +53,7 @@ def apply_requests(
         The edited model, and a rollback of these edits.
 
     Raises:
-        DataError: a request can't be used, or there are none.
+        DataError: a request can't be used, has a token that the model does not embed, or there are none.
         EditError: an edit failed.
         NotLearnedWarning: an edit was not learned, and the caller has turned this warning into an error. Then the model
             is unchanged.
@@ -59,6 +62,7 @@ def apply_requests(
     check_no_turns(valid)
     if not valid:
         raise DataError("there are no requests to edit")
+    _check_vocabulary(model, tokenizer, valid)
     if copy:
         with model_lock(model):
             model = copying.deepcopy(model)
@@ -77,6 +81,22 @@ def apply_requests(
                 undo()
                 raise
     return model, Rollback(holding_lock(model, undo), on_items=keep_original_weight, results=results)
+
+
+def _check_vocabulary(model: Any, tokenizer: Any, requests: Sequence[EditRequest]) -> None:
+    """Check that a model embeds the tokens of requests: a tokenizer can have more tokens than the model.
+
+    Raises:
+        DataError: it does not embed one.
+    """
+    if not has_unknown_tokens(model, tokenizer):
+        return
+    encode = encoder_for(model, tokenizer)
+    for request in requests:
+        try:
+            encode(request.prompt, request.target_new, request.joiner)
+        except DataError as error:
+            raise DataError(f"{request.where}: {error}") from error
 
 
 def check_same_settings(carried: str, old: Any, new: Any, names: Sequence[str], remedy: str) -> None:

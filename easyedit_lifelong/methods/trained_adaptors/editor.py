@@ -224,6 +224,7 @@ def apply_adaptor_to_model(
     return apply_requests(
         lambda edited: editor_class.on(edited, tok, hparams),
         model,
+        tok,
         requests,
         hparams,
         copy=copy,

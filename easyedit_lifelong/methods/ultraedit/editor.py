@@ -188,6 +188,7 @@ def apply_ultraedit_to_model(
     return apply_requests(
         lambda edited: UltraEditEditor.on(edited, tok, hparams),
         model,
+        tok,
         requests,
         hparams,
         copy=copy,

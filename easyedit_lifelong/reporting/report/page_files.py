@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from easyedit_lifelong.atomic import atomic_file
+from easyedit_lifelong.atomic import atomic_file, delete_leftovers
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.reporting.report import svg
 from easyedit_lifelong.reporting.report.axes import Plot
@@ -26,6 +26,7 @@ def write_page(page: Path, html: str, plots: Sequence[Plot], prefix: str = "") -
     """
     with translated_write_errors(page):
         page.parent.mkdir(parents=True, exist_ok=True)
+        delete_leftovers(page.parent)
         write_text(page, html)
         return [file for plot in plots for file in svg.save(plot.figure, page.parent / f"{prefix}{plot.name}")]
 
