@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 LOG = logging.getLogger(__name__)
@@ -14,6 +16,20 @@ _SHOWN = 10
 _SIMILAR = 0.8
 """The least similarity at which an unknown field is taken for a misspelt one. ``rephrase_prompts`` and
 ``rephrase_prompt`` have 0.97."""
+
+_COLLECTED: ContextVar[list[str] | None] = ContextVar("collected", default=None)
+"""The list of the innermost :func:`collected_messages`."""
+
+
+@contextlib.contextmanager
+def collected_messages() -> Iterator[list[str]]:
+    """Return a context that collects the messages of all notes that are logged within it."""
+    messages: list[str] = []
+    token = _COLLECTED.set(messages)
+    try:
+        yield messages
+    finally:
+        _COLLECTED.reset(token)
 
 
 class ReadingNotes:
@@ -43,29 +59,28 @@ class ReadingNotes:
                 if meant is not None and meant not in record:
                     self._misspelt[name, meant] += 1
 
-    def log(self) -> None:
-        """Log a warning for each kind of notes."""
+    def messages(self) -> list[str]:
+        """Return a message for each kind of notes, and for each misspelt field."""
+        messages = []
         if self.dropped:
-            LOG.warning(
-                "%s: probes without prompt or answer are left out (%d): %s",
-                self.name,
-                len(self.dropped),
-                list_shortly([place.removeprefix(f"{self.name}, ") for place in self.dropped], _SHOWN),
-            )
-        for (name, meant), count in self._misspelt.items():
-            LOG.warning(
-                "%s: the field %r is unknown and isn't read (records with it: %d). Did you mean %r?",
-                self.name,
-                name,
-                count,
-                meant,
-            )
+            places = list_shortly([place.removeprefix(f"{self.name}, ") for place in self.dropped], _SHOWN)
+            messages.append(f"probes without prompt or answer are left out ({len(self.dropped)}): {places}")
+        messages += [
+            f"the field {name!r} is unknown and isn't read (records with it: {count}). Did you mean {meant!r}?"
+            for (name, meant), count in self._misspelt.items()
+        ]
         if self.repeated_keys:
-            LOG.warning(
-                "%s: keys that an object has more than once, of which the last value counts: %s",
-                self.name,
-                list_shortly([repr(key) for key in self.repeated_keys], _SHOWN),
-            )
+            keys = list_shortly([repr(key) for key in self.repeated_keys], _SHOWN)
+            messages.append(f"keys that an object has more than once, of which the last value counts: {keys}")
+        return [f"{self.name}: {message}" for message in messages]
+
+    def log(self) -> None:
+        """Log the messages as warnings, and give them to :func:`collected_messages`."""
+        messages = self.messages()
+        for message in messages:
+            LOG.warning("%s", message)
+        if (collected := _COLLECTED.get()) is not None:
+            collected += messages
 
     def _similar_name(self, name: str, known: frozenset[str]) -> str | None:
         """Return the known name that resembles this one, if there is one."""

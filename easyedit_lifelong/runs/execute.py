@@ -122,6 +122,8 @@ def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Pr
             further["n_batches"] = len(run.batches)
         if plan.batched or checked.skipped:
             further["skipped"] = checked.skipped
+        if checked.inputs.notes:
+            further["data_notes"] = list(checked.inputs.notes)
         summary = summarize(run.state, run.board, settings, total, sample=sample, seed=plan.seed, **further)
         if folder and not was_finished:
             folder.write_summary(summary)

@@ -82,6 +82,7 @@ class Inputs:
         task: the task of the data's format; None if it is not known.
         source: the files that the data came from; None if a program passed them in memory.
         unusable: why each of the data's other records, which were skipped, can't be used.
+        notes: what else was noticed while the data were read, such as misspelt fields.
     """
 
     requests: list[EditRequest]
@@ -92,6 +93,7 @@ class Inputs:
     task: str | None = None
     source: Source | None = None
     unusable: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

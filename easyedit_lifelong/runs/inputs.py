@@ -11,6 +11,7 @@ from easyedit_lifelong.data.guess_format import guess_format
 from easyedit_lifelong.data.holdout import split_rephrasings
 from easyedit_lifelong.data.multiple_choice import MultipleChoiceItem, read_multiple_choice
 from easyedit_lifelong.data.readers import check_usable, read_results
+from easyedit_lifelong.data.reading_notes import collected_messages
 from easyedit_lifelong.data.request import EditRequest, Probe, check_unique
 from easyedit_lifelong.data.retention import read_retention
 from easyedit_lifelong.data.samples import CAPABILITY
@@ -72,12 +73,13 @@ def _digest(path: Path) -> str:
 def _read(experiment: Experiment, data: Data, seed: int) -> Inputs:
     """Read the requests, and what else the experiment scores."""
     reader = reader_of(data.path, data.format)
-    records, unusable = _read_records(experiment, data, reader)
+    with collected_messages() as notes:
+        records, unusable = _read_records(experiment, data, reader)
     requests = split_rephrasings(records, data.edit_with, seed)
     retention, text = _read_retention(experiment), _read_text(experiment)
     capability, source = _read_capability(experiment), _source(experiment, data, reader.name)
     reasons = [str(error) for error in unusable]
-    return Inputs(requests, retention, text, capability, data.path, reader.task, source, reasons)
+    return Inputs(requests, retention, text, capability, data.path, reader.task, source, reasons, notes)
 
 
 def _read_records(

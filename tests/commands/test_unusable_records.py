@@ -31,6 +31,14 @@ def test_lifelong_lists_unusable_records_or_leaves_them_out(lifelong_cli: RunCom
     assert lifelong_cli.summary()["n_skipped"] == 2
 
 
+def test_the_summary_names_misspelt_fields(lifelong_cli: RunCommand) -> None:
+    lifelong_cli.write(facts=[{**FACTS[1], "localty_prompt": "the moon is"}, *FACTS[2:]])
+    code, _, error = lifelong_cli.run()
+    assert code == 0, error
+    (note,) = lifelong_cli.summary()["data_notes"]
+    assert "'localty_prompt' is unknown and isn't read (records with it: 1). Did you mean 'locality_prompt'?" in note
+
+
 def test_a_run_with_a_format_file_can_be_repeated_from_its_folder(lifelong_cli: RunCommand) -> None:
     columns = [{"question": fact["prompt"], "reply": fact["target_new"]} for fact in FACTS]
     lifelong_cli.data.write_text(json.dumps(columns))
