@@ -27,9 +27,9 @@ from easyedit_lifelong.data import samples
 from easyedit_lifelong.errors import LifelongError
 from easyedit_lifelong.methods.grace.calibration.answer_layer_study import auc
 from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
-from easyedit_lifelong.methods.grace.codebook.distance import COS, normalized
 from easyedit_lifelong.methods.grace.codebook.relation_metric import RelationMetric, fit_relation_metric
 from easyedit_lifelong.methods.grace.subject.relation_prompts import relation_prompts
+from easyedit_lifelong.methods.shared.subject_keys.distance import COS, normalized
 from easyedit_lifelong.models.encoding import encode_text
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.runner import Runner

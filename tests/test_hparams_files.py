@@ -33,6 +33,7 @@ from easyedit_lifelong import (
     UltraEditHyperParams,
     get_plugins,
 )
+from easyedit_lifelong.methods.coachhook.subject_scope import check_comes_first
 from easyedit_lifelong.methods.grace.check import check_layer
 from easyedit_lifelong.methods.grace.named_layers import find_answer_layer
 from easyedit_lifelong.methods.locate_edit.check import check_model
@@ -203,15 +204,29 @@ LOCATE_EDIT_FILES = sorted(
 )
 
 
+def model_of(name: str) -> str:
+    """Return the model of a file, whose name can end with what else distinguishes it."""
+    return name.removesuffix("-codebook")
+
+
 def test_every_coachhook_file_has_a_real_architecture_to_be_checked_against() -> None:
-    assert {name for method, name in LOCATE_EDIT_FILES if method == "CoachHook"} == set(CONFIGS)
+    assert {model_of(name) for method, name in LOCATE_EDIT_FILES if method == "CoachHook"} == set(CONFIGS)
+
+
+def test_the_scope_layer_of_a_codebook_file_comes_before_the_edited_projections() -> None:
+    hparams = CoachHookHyperParams.from_hparams("CoachHook/smollm2-135m-codebook")
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(LOCATE_EDIT_CONFIGS["smollm2-135m"])
+    path, layer = find_module(model, hparams.scope_path)
+    check_comes_first(model, path, layer, find_module(model, hparams.rewrite_modules[0])[1])
+    assert projection_shape(layer) == (576, 1536)
 
 
 @pytest.mark.parametrize(("method", "name"), LOCATE_EDIT_FILES)
 def test_a_file_of_a_locate_edit_method_names_projections_of_the_right_shape(method: str, name: str) -> None:
     hparams = LOCATE_EDIT_CLASSES[method].from_hparams(f"{method}/{name}")
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(LOCATE_EDIT_CONFIGS[name])
+        model = AutoModelForCausalLM.from_config(LOCATE_EDIT_CONFIGS[model_of(name)])
     check_model(model, None, hparams)
     anatomy = anatomy_of(model)
     assert anatomy is not None
@@ -219,7 +234,7 @@ def test_a_file_of_a_locate_edit_method_names_projections_of_the_right_shape(met
     assert hparams.edited_layers[-1] < last  # no later block could read a target vector of the last one
     for number, module_name in zip(hparams.edited_layers, hparams.rewrite_modules, strict=True):
         path, module = find_module(model, module_name)
-        assert projection_shape(module) == PROJECTIONS[name]
+        assert projection_shape(module) == PROJECTIONS[model_of(name)]
         assert anatomy.block_of(path) == number
         assert find_module(model, hparams.layer_module_tmp.format(number))[1] is anatomy.blocks[number]
         for template in (hparams.mlp_module_tmp, hparams.attn_module_tmp):

@@ -47,7 +47,7 @@ class Attachment(NotPicklable):
         layer: any module of the model.
         child: name of the child module that holds the editor's tensors.
         replace: called in every pass through the layer.
-        whole_prompts: whether the editor must see a prompt in one pass, from its first token on.
+        whole_prompts: whether the layer must run in full passes, which read a prompt from its first token on.
         spanning: whether the editor finds an edit at this layer and applies it at a later one. It needs full passes.
 
     Attributes:

@@ -74,7 +74,7 @@ class PositionTracker(NotPicklable):
 
     Attributes:
         window: the running forward pass; None between passes.
-        whole_prompt_layers: layers that must see a prompt in one pass, from its first token on.
+        whole_prompt_layers: layers that must run in full passes, which read a prompt from its first token on.
         spanning: how many editors find an edit at one layer and apply it at a later one. They need full passes.
         pass_checks: functions that raise an error before a pass that the edits can't act in.
         attachments: the attachments of editors to the model's layers, in the order in which they act.
@@ -85,6 +85,7 @@ class PositionTracker(NotPicklable):
         self.window: Window | None = None
         self._generation: Generation | None = None
         self._lengths: Tensor | None = None
+        self._notes: dict[int, Any] | None = None
         self.whole_prompt_layers: list[nn.Module] = []
         self.spanning = 0
         self.pass_checks: list[Callable[[], None]] = []
@@ -158,9 +159,17 @@ class PositionTracker(NotPicklable):
         if hasattr(self.model, "generate"):
             self._generate_wrapper = CallWrapper(self.model, self._generate_context, "generate")
 
-    def using_lengths(self, lengths: Sequence[int] | Tensor) -> contextlib.AbstractContextManager[None]:
-        """Return a context in whose passes the first ``lengths[i]`` real tokens of row i are its prompt."""
-        return self._with_attribute("_lengths", torch.as_tensor(lengths))
+    @contextlib.contextmanager
+    def using_lengths(self, lengths: Sequence[int] | Tensor, notes: dict[int, Any] | None = None) -> Iterator[None]:
+        """Return a context in whose passes the first ``lengths[i]`` real tokens of row i are its prompt.
+
+        Args:
+            lengths: the number of prompt tokens of each row.
+            notes: the notes of the passes' windows, see :class:`.Window`. Passes over the same rows can share them. So
+                a pass that skips the lower blocks has what these blocks' layers have stored in an earlier pass.
+        """
+        with self._with_attribute("_lengths", torch.as_tensor(lengths)), self._with_attribute("_notes", notes):
+            yield
 
     def generating(self, real: Tensor) -> contextlib.AbstractContextManager[None]:
         """Return a context whose passes belong to one call of ``generate``.
@@ -232,7 +241,8 @@ class PositionTracker(NotPicklable):
             columns = self._prompt_ends(real, past, labelled_ends) - past
             ends = torch.where((columns >= 0) & (columns < length), columns, ends)
         unmarked = self._unmarked_rows(past, labelled_ends)
-        return Window(ends, real[:, past:], past, generation, after_prompts, unmarked)
+        notes = {} if self._notes is None else self._notes
+        return Window(ends, real[:, past:], past, generation, after_prompts, unmarked, notes)
 
     def _prompt_ends(self, real: Tensor, past: int, labelled_ends: Tensor) -> Tensor:
         """Return the absolute column of each row's last prompt token, ``(batch,)``; -1 where there is none.
@@ -322,7 +332,9 @@ def full_prompt_layers(model: Any) -> Sequence[nn.Module]:
     return () if tracker is None else tracker.whole_prompt_layers
 
 
-def prompt_lengths(model: Any, lengths: Sequence[int] | Tensor) -> contextlib.AbstractContextManager[None]:
+def prompt_lengths(
+    model: Any, lengths: Sequence[int] | Tensor, notes: dict[int, Any] | None = None
+) -> contextlib.AbstractContextManager[None]:
     """Return a context for forward passes in which an edited model knows the length of each row's prompt.
 
     Teacher-forced scoring runs the model on prompt and answer in one row. With the lengths, an edited model finds where
@@ -331,6 +343,7 @@ def prompt_lengths(model: Any, lengths: Sequence[int] | Tensor) -> contextlib.Ab
     Args:
         model: any model, edited or not.
         lengths: number of prompt tokens of each row, without padding, shape ``(batch,)``.
+        notes: see :meth:`PositionTracker.using_lengths`.
     """
     tracker = PositionTracker.of(model) if isinstance(model, nn.Module) else None
-    return tracker.using_lengths(lengths) if tracker else contextlib.nullcontext()
+    return tracker.using_lengths(lengths, notes) if tracker else contextlib.nullcontext()

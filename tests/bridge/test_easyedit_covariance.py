@@ -288,9 +288,9 @@ def test_mom2_engine_is_native_by_default_and_must_be_known(cls: Any, values: di
 def test_methods_collect_moments_with_their_hyperparameters_engine(
     llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from easyedit_lifelong.methods.grace.subject import whitening
     from easyedit_lifelong.methods.locate_edit import moments
     from easyedit_lifelong.methods.shared import second_moments
+    from easyedit_lifelong.methods.shared.subject_keys import whitening
 
     engines: list[str] = []
 

@@ -195,6 +195,12 @@ def _coachhook_alphaedit(layout: Layout) -> dict[str, Any]:
     return {**_coachhook(layout), "update": "alphaedit", "nullspace_energy": 0.2, "L2": 0.1}
 
 
+def _coachhook_codebook(layout: Layout) -> dict[str, Any]:
+    settings = _coachhook(layout)
+    del settings["alpha_z"]
+    return {**settings, "scope_score": "codebook", "key_templates": ["not far . {prompt}"]}
+
+
 def _ultraedit(layout: Layout) -> dict[str, Any]:
     return {"inner_params": [layout.down.format(3)], "lr": 0.01, "batch_size": 2}
 
@@ -270,6 +276,7 @@ CASES = [
     MethodCase("CoachHook", CoachHookHyperParams, _coachhook),
     MethodCase("CoachHook-wohk", CoachHookHyperParams, lambda layout: {**_coachhook(layout), "wohk": True}),
     MethodCase("CoachHook-alphaedit", CoachHookHyperParams, _coachhook_alphaedit),
+    MethodCase("CoachHook-codebook", CoachHookHyperParams, _coachhook_codebook),
     MethodCase("MEMIT-native", NativeMemitHyperParams, _memit),
     MethodCase("AlphaEdit", AlphaEditHyperParams, _alphaedit),
     MethodCase("AlphaEdit-variants", AlphaEditHyperParams, _alphaedit_variants),

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.coachhook.layer import HookLayer, Mode, z_scores_of_norms
+from easyedit_lifelong.methods.coachhook.hook import Mode
+from easyedit_lifelong.methods.coachhook.layer import HookLayer, z_scores_of_norms
 from easyedit_lifelong.methods.locate_edit.editing_passes import EditingPasses
 from easyedit_lifelong.methods.locate_edit.facts import Fact
 from easyedit_lifelong.models.attention import grouped_queries

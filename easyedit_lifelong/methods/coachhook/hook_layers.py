@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.covariance import SecondMoment
-from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.coachhook.layer import HookLayer, Mode
+from easyedit_lifelong.methods.coachhook.hook import Mode
+from easyedit_lifelong.methods.coachhook.layer import HookLayer
 from easyedit_lifelong.methods.coachhook.state import CoachHookState
 from easyedit_lifelong.methods.weight_updates.edited_layers import (
     EditedLayers,
     LayerTensors,
     changed_weight,
     check_finite,
+    check_has_weight,
     weight_of,
 )
 from easyedit_lifelong.methods.weight_updates.layer_update import LayerUpdate, WeightUpdate
 from easyedit_lifelong.models.devices import device_of
-from easyedit_lifelong.models.quantisation import quantised_weight
 
 _OFFLOADED = "Use hook layers (wohk: false), or remove accelerate's hooks first (remove_hook_from_submodules)."
 
@@ -98,11 +98,7 @@ class HookLayers(EditedLayers):
             EditError: W is quantised, so there is no such sum.
         """
         for path, module in self.modules.items():
-            if (quantised := quantised_weight(module)) is not None:
-                raise EditError(
-                    f"{path} has {quantised}, so there is no weight W + ΔW to export. Load the model without "
-                    "quantisation, load the saved edits onto it, and export that."
-                )
+            check_has_weight(path, module)
         return _changed_weights(self.hooks, lambda path: weight_of(self.modules[path]).detach())
 
     @contextmanager

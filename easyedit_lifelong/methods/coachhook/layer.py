@@ -7,31 +7,15 @@ The projection does not change. Its original weight is W_0, and the hook weight 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from easyedit_lifelong.models.attachment import Attachment, EditBuffers
+from easyedit_lifelong.methods.coachhook.hook import Hook, Mode
+from easyedit_lifelong.models.attachment import EditBuffers
 from easyedit_lifelong.models.windows import Window, reads_prompts
-
-CHILD_NAME = "coachhook"
-"""Name of the child module."""
-
-
-class Mode(Enum):
-    """The output of a hook layer (section 3.2)."""
-
-    OFF = "off"
-    """P at every token."""
-    TEMPORARY = "temporary"
-    """O at every token, while the layers of a batch are updated."""
-    VALIDATED = "validated"
-    """O at tokens whose score is at least α, and P at the others."""
 
 
 class HookWeight(EditBuffers):
@@ -146,7 +130,7 @@ def _standardise(norms: Tensor, statistics: _PromptStatistics, prompt: Tensor, l
     return torch.where(prompt, in_prompt, after_prompt)
 
 
-class HookLayer:
+class HookLayer(Hook):
     """Replaces the output of a projection by that of the hook weight, at tokens in scope.
 
     Args:
@@ -158,16 +142,12 @@ class HookLayer:
 
     Attributes:
         weight: ΔW and α; None: no edits.
-        mode: the output of the layer.
     """
 
     def __init__(self, model: nn.Module, module: nn.Module, tolerance: float, *, leave_one_out: bool = False) -> None:
-        self.module, self.tolerance, self.leave_one_out = module, tolerance, leave_one_out
+        super().__init__(model, module)
+        self.tolerance, self.leave_one_out = tolerance, leave_one_out
         self.weight: HookWeight | None = None
-        self.mode = Mode.OFF
-        self._score_recorder: Callable[[Tensor], None] | None = None
-        self._decision_recorder: Callable[[Tensor, Tensor], None] | None = None
-        self._attachment = Attachment(model, module, CHILD_NAME, self._after_module, whole_prompts=True)
 
     def set_weight(self, delta: Tensor | None, alpha: float, mode: Mode, rms_change: float | None = None) -> None:
         """Set the hook weight and the mode.
@@ -187,43 +167,10 @@ class HookLayer:
         assert self.weight is not None
         self.weight.alpha.fill_(alpha)
 
-    @contextlib.contextmanager
-    def in_mode(self, mode: Mode) -> Iterator[None]:
-        """Set the mode within the context."""
-        before, self.mode = self.mode, mode
-        try:
-            yield
-        finally:
-            self.mode = before
-
-    @contextlib.contextmanager
-    def recording_scores(self, record: Callable[[Tensor], None]) -> Iterator[None]:
-        """Call ``record`` in each pass within the context, with the scores, shape ``(rows, tokens)``.
-
-        The scores are compared with α after the call. So ``record`` can still change α for this pass.
-        """
-        self._score_recorder = record
-        try:
-            yield
-        finally:
-            self._score_recorder = None
-
-    @contextlib.contextmanager
-    def recording_decisions(self, record: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
-        """Call ``record`` in each pass within the context, with the scores and with which tokens are in scope.
-
-        Both have the shape ``(rows, tokens)``.
-        """
-        self._decision_recorder = record
-        try:
-            yield
-        finally:
-            self._decision_recorder = None
-
     def detach(self) -> None:
         """Remove the hook layer from the model. A second call does nothing."""
-        self.weight, self.mode = None, Mode.OFF
-        self._attachment.detach()
+        self.weight = None
+        super().detach()
 
     def threshold(self, dtype: torch.dtype) -> Tensor:
         """Return the lowest score that is in scope in a model of this dtype: α minus the rounding error."""

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from easyedit_lifelong.methods.coachhook.config import CODEBOOK
 from easyedit_lifelong.methods.report_sections import ReportPlot, ReportSection, RunRecord, Series, is_number
 
 
 def report_sections(run: RunRecord) -> list[ReportSection]:
-    """Return the section on hook layers: α after each batch, and the highest z-scores of each batch."""
+    """Return the section on hook layers: α after each batch, and the highest z-scores of each batch.
+
+    With ``scope_score: codebook``, there are radii of keys instead.
+    """
+    if run.hparams.get("scope_score") == CODEBOOK:
+        no_radii = "The journal has no radii of keys: nothing was edited."
+        return [ReportSection("hooks", "Hooks", _radius_plot(run), no_radii)]
     by_batch = alphas(run)
     plots = [*_alpha_plot(run, by_batch), *_z_score_plot(run, by_batch)]
     empty = (
@@ -37,10 +44,15 @@ def alphas(run: RunRecord) -> dict[int, dict[str, float]]:
 
 def z_scores(run: RunRecord) -> dict[int, list[float]]:
     """Return the highest z-score of each prompt in the last hook layer, by the number of its batch."""
+    return _by_batch(run, "highest_z_score")
+
+
+def _by_batch(run: RunRecord, name: str) -> dict[int, list[float]]:
+    """Return a number that the journal has for each edit, by the number of the batch."""
     by_batch: dict[int, list[float]] = {}
-    for _, entry in run.edits("highest_z_score"):
+    for _, entry in run.edits(name):
         if isinstance(entry.get("batch"), int):
-            by_batch.setdefault(entry["batch"], []).append(float(entry["highest_z_score"]))
+            by_batch.setdefault(entry["batch"], []).append(float(entry[name]))
     return by_batch
 
 
@@ -82,6 +94,19 @@ def _z_score_plot(run: RunRecord, by_batch: dict[int, dict[str, float]]) -> list
     )
     alt = "z-scores by batch"
     return [ReportPlot("z-scores", "Highest z-scores", caption, alt, "highest z-score", series, "batch")]
+
+
+def _radius_plot(run: RunRecord) -> list[ReportPlot]:
+    """Return the plot of the radii of each batch's keys; none without data."""
+    radii = _by_batch(run, "radius")
+    if not radii:
+        return []
+    caption = (
+        "Radii of the keys of each batch's subjects, in cosine distance (boxes: quartiles; whiskers: all). Hook layers "
+        "act on the tokens within the radius of a key."
+    )
+    series = [Series("median", list(radii.items()), "distribution")]
+    return [ReportPlot("radii", "Radii of keys", caption, "Radii of keys by batch", "radius", series, "batch")]
 
 
 def _alpha_series(by_batch: dict[int, dict[str, float]], layer: str) -> list[tuple[float, float]]:

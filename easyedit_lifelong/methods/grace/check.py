@@ -10,11 +10,11 @@ from torch import Tensor
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError, ModelError
-from easyedit_lifelong.methods.grace.codebook.distance import has_direction
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.named_layers import find_answer_layer, find_layer
 from easyedit_lifelong.methods.grace.subject.request_texts import encode_request_texts
 from easyedit_lifelong.methods.grace.training.layer_passes import LayerPasses
+from easyedit_lifelong.methods.shared.subject_keys.distance import has_direction
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of

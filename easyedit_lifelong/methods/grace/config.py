@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from easyedit_lifelong.hyperparams import PluginHyperParams
-
-SUBJECT, PROMPT = "{subject}", "{prompt}"
-"""Placeholders of templates, for the subject of a request or its full prompt."""
+from easyedit_lifelong.methods.shared.subject_keys.key_texts import template_problems
 
 ACTIVATIONS, RELATIONS = "activations", "relations"
 """The distances of the relation gate."""
@@ -71,7 +69,8 @@ class GraceHyperParams(PluginHyperParams):
             cosine distance in the directions in which relations differ, which the first edit with a model finds on
             prompts of this package; see :mod:`easyedit_lifelong.methods.grace.codebook.relation_metric`.
         false_fire_rate: with ``eps: auto``, the share of sentences about other subjects in which some key of a
-            codebook of about a hundred keys may match; see :mod:`easyedit_lifelong.methods.grace.subject.auto_radius`.
+            codebook of about a hundred keys may match; see
+            :mod:`easyedit_lifelong.methods.shared.subject_keys.auto_radius`.
         mom2_dataset: corpus of the second moments, as in MEMIT.
         mom2_n_samples: number of documents to read.
         mom2_n_tokens: number of tokens to read, instead of documents. Without either, ten tokens per dimension.
@@ -191,9 +190,9 @@ class GraceHyperParams(PluginHyperParams):
             problems.append("gate_metric: relations needs answer_layer, the layer at which prompts are compared")
         for name in ("key_templates", "context_templates"):
             texts = getattr(self, name)
-            problems += [
-                f"{name}: {text!r} must hold either {{subject}} or {{prompt}}, once"
-                for text in (texts if isinstance(texts, list) else [])
-                if isinstance(text, str) and text.count(SUBJECT) + text.count(PROMPT) != 1
-            ]
+            problems += (
+                template_problems(name, texts)
+                if isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+                else []
+            )
         return problems

@@ -13,12 +13,12 @@ from easyedit_lifelong.methods.grace.codebook.decisions import Change
 from easyedit_lifelong.methods.grace.codebook.edit_history import keys_of
 from easyedit_lifelong.methods.grace.codebook.key_space import KeySpace
 from easyedit_lifelong.methods.grace.codebook.removal import check_removable, remove_edits
-from easyedit_lifelong.methods.grace.codebook.stored_keys import rounding_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
 from easyedit_lifelong.methods.grace.subject.subject_layer import SubjectAdaptor
 from easyedit_lifelong.methods.shared.editors import unregister_editor
 from easyedit_lifelong.methods.shared.records import EditRecord, indices_of_case
+from easyedit_lifelong.methods.shared.subject_keys.distance import rounding_of
 from easyedit_lifelong.models.devices import device_of
 
 

@@ -19,10 +19,10 @@ from easyedit_lifelong.methods.grace.codebook.decisions import Change, Row
 from easyedit_lifelong.methods.grace.codebook.edit_history import rows_of
 from easyedit_lifelong.methods.grace.codebook.key_space import KeySpace, new_codebook
 from easyedit_lifelong.methods.grace.codebook.removal import remove_edits
-from easyedit_lifelong.methods.grace.codebook.stored_keys import rounding_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.training.replay_support import ReplaySupport
 from easyedit_lifelong.methods.shared.records import EditRecord
+from easyedit_lifelong.methods.shared.subject_keys.distance import rounding_of
 
 _GATE_SIZE = "gate_size"
 """Name of the gate size in a part's state."""

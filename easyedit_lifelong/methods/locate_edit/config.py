@@ -117,6 +117,11 @@ class LocateEditHyperParams(BlockUpdateHyperParams):
         """The numbers of the edited blocks, in ascending order."""
         return self.layers if self.num_layers is None else self.layers[-self.num_layers :]
 
+    @property
+    def moment_paths(self) -> list[str]:
+        """The layers whose second moments the method needs: the edited projections."""
+        return self.rewrite_modules
+
     def check(self) -> list[str]:
         """Return a message for every problem that concerns more than the type and range of one value."""
         problems = []

@@ -220,6 +220,7 @@ class _RowGroup:
         self._lookups = torch.tensor([row.lookup for row in rows])
         self._cached_blocks: Sequence[nn.Module] = []
         self._cached_output: Any = None
+        self._notes: dict[int, Any] = {}
 
     @torch.no_grad()
     def run(
@@ -239,7 +240,7 @@ class _RowGroup:
             stack.enter_context(computing_only(skip_padding, self.mask.bool()))
             stack.enter_context(grouped_queries())
             stack.enter_context(ending_after(until))
-            self._runner.call(self._ids, self.mask, self._lengths)
+            self._runner.call(self._ids, self.mask, self._lengths, notes=self._notes)
         if constant_blocks:
             self._cached_blocks, self._cached_output = constant_blocks, outputs[0]
 

@@ -156,3 +156,16 @@ def check_finite(values: Tensor, path: str) -> None:
         raise EditError(
             f"the update of {path} isn't finite; a smaller learning rate (v_lr, lr) or clamp_norm_factor may help"
         )
+
+
+def check_has_weight(path: str, module: nn.Module) -> None:
+    """Check that a projection has a weight to which updates can be added.
+
+    Raises:
+        EditError: the weight is quantised.
+    """
+    if (quantised := quantised_weight(module)) is not None:
+        raise EditError(
+            f"{path} has {quantised}, so there is no weight W + ΔW to export. Load the model without "
+            "quantisation, load the saved edits onto it, and export that."
+        )

@@ -23,6 +23,8 @@ class Batch:
     """
 
     update_class: ClassVar[type[Any]] = LayerUpdate
+    tensor_fields: ClassVar[tuple[str, ...]] = ()
+    """Names of further fields that are tensors with a column for each edit, or with any number; None: not saved."""
 
     records: tuple[EditRecord, ...]
     layers: Mapping[str, WeightUpdate]

@@ -36,7 +36,7 @@ class ModelEditor:
         self.model, self.tokenizer, self.hparams = model, tokenizer, hparams
         self._hparams_of_edits = hparams
         """The hyperparameters of the last edits. They are restored if further edits fail."""
-        self._runner = Runner(model, tokenizer)
+        self._runner = self._make_runner(tokenizer)
         self.attached = True
 
     @classmethod
@@ -85,7 +85,7 @@ class ModelEditor:
         carried = f"the model carries {hparams.ALG_NAME} edits"
         check_same_settings(carried, editor.hparams, hparams, hparams.SAME_SETTINGS, "Roll them back first.")
         if tokenizer is not editor.tokenizer:  # edits can be loaded without a tokenizer
-            editor.tokenizer, editor._runner = tokenizer, Runner(model, tokenizer)
+            editor.tokenizer, editor._runner = tokenizer, editor._make_runner(tokenizer)
         editor.hparams = hparams
         return editor
 
@@ -108,6 +108,10 @@ class ModelEditor:
                     if path in other.weight_paths:
                         name = other.hparams.ALG_NAME
                         raise EditError(f"the weights of {path} carry {name} edits already; roll those back first")
+
+    def _make_runner(self, tokenizer: Any) -> Runner:
+        """Return a runner of the model for the passes of this editor."""
+        return Runner(self.model, tokenizer)
 
     def _detach(self) -> None:
         """Remove the editor from its model."""

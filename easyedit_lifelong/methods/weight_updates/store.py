@@ -45,7 +45,9 @@ class BatchStore(Generic[AnyBatch]):
         # In a part, the names of tensors are PATH.FIELD, with the columns of all batches side by side.
         self._tensor_names = tuple(field.name for field in dataclasses.fields(self._update_class))
         fields = dataclasses.fields(editor_class.batch_class)
-        self._extra_fields = [field for field in fields if field.name not in ("records", "layers")]
+        self._tensor_fields = editor_class.batch_class.tensor_fields
+        not_extra = {"records", "layers", *self._tensor_fields}
+        self._extra_fields = [field for field in fields if field.name not in not_extra]
 
     def parts(self, model: Any) -> list[EditsPart]:
         """Return the edits of a model as one part; an empty list if it has no edits of this method."""
@@ -86,6 +88,8 @@ class BatchStore(Generic[AnyBatch]):
                 for path, update in batch.layers.items()
                 for name in self._tensor_names
             }
+            fields = {name: getattr(batch, name) for name in self._tensor_fields}
+            tensors.update({name: tensor for name, tensor in fields.items() if tensor is not None})
             entry = {"edits": len(batch.records), **self._extra_values(batch)}
             columns = {
                 name: tensor.shape[1] for name, tensor in tensors.items() if tensor.shape[1] != len(batch.records)
@@ -135,6 +139,7 @@ class BatchStore(Generic[AnyBatch]):
                     raise ValueError(f"batch {len(batches) + 1} has {len(records)} of {entry['edits']} edits")
                 names = [field.name for field in self._extra_fields if field.name in entry or not _has_default(field)]
                 extra = {name: entry[name] for name in names}
+                extra.update({name: tensors[name] for name in self._tensor_fields if name in tensors})
                 batches.append(self._editor_class.batch_class(records, layers, **extra))  # type: ignore[arg-type]
                 begin = end
             if begin != len(part.edits) or not columns.at_end:

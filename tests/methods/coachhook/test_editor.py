@@ -8,7 +8,7 @@ import torch
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
-from easyedit_lifelong.methods.coachhook.layer import Mode
+from easyedit_lifelong.methods.coachhook.hook import Mode
 from easyedit_lifelong.methods.coachhook.z_scores import z_scores
 from tests.support.coachhook_edits import FACTS, LEARNABLE_FACT, editor_on, hparams_for, moments_for, requests_for
 from tests.support.coachhook_snapshots import all_equal, logits_of

@@ -13,7 +13,8 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
-from easyedit_lifelong.methods.coachhook.layer import CHILD_NAME, HookLayer, Mode, z_scores_of_norms
+from easyedit_lifelong.methods.coachhook.hook import CHILD_NAME, Mode
+from easyedit_lifelong.methods.coachhook.layer import HookLayer, z_scores_of_norms
 from easyedit_lifelong.methods.coachhook.z_scores import z_scores
 from easyedit_lifelong.models.prompt_positions import prompt_lengths
 from tests.support.coachhook_edits import FACTS, LEARNABLE_FACT, OTHERS, editor_on, hparams_for, requests_for

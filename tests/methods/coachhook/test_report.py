@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from easyedit_lifelong import RunRecord
 from easyedit_lifelong.methods.coachhook.report import alphas, report_sections
 
@@ -34,6 +36,16 @@ def test_the_section_plots_alpha_and_z_scores_by_batch() -> None:
     assert "It only falls, from 2.2; at the end it is 1.250 to 1.800." in alpha.caption
     assert scores.series[0].points == [(1, [2.0, 3.0]), (2, [4.0, 5.0])]
     assert scores.series[1].points == [(1, 1.5), (2, 1.25)]
+
+
+def test_with_a_codebook_the_section_plots_radii_by_batch() -> None:
+    journal = [{"status": "edited", "case_id": case, "batch": 1 + case // 2, "radius": 0.1 * case} for case in range(4)]
+    hparams = {"scope_score": "codebook"}
+    (section,) = report_sections(RunRecord("CoachHook", hparams=hparams, journal=journal, steps=STEPS))
+    (radii,) = section.plots
+    assert radii.series[0].points == [(1, [0.0, 0.1]), (2, [0.2, pytest.approx(0.3)])]
+    (nothing,) = report_sections(RunRecord("CoachHook", hparams=hparams))
+    assert not nothing.plots
 
 
 def test_a_section_without_plots_says_why() -> None:

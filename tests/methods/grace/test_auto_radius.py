@@ -11,8 +11,8 @@ from torch import Tensor
 
 from easyedit_lifelong import apply_grace_to_model
 from easyedit_lifelong.data.subjects import find_subject
-from easyedit_lifelong.methods.grace.subject.auto_radius import Neighbourhood
 from easyedit_lifelong.methods.shared.sample_sentences import Sentences, sample_sentences
+from easyedit_lifelong.methods.shared.subject_keys.auto_radius import Neighbourhood
 from tests.support.subjects import FACTS, OTHERS, codebook_of, edited, hparams_for, ids_of
 from tests.support.tiny_models import build_model, build_tokenizer
 
@@ -109,7 +109,7 @@ def tiny_sample_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the sample sentences by some that consist of the tiny tokenizer's words."""
     texts = ["France and the sea", "Hamlet wrote", "Peru is far away", "old London", *OTHERS, "king in summer snow"]
     sentences = Sentences(texts, [("France", texts[0]), ("Hamlet", texts[1]), ("Peru", texts[2]), ("London", texts[3])])
-    monkeypatch.setattr("easyedit_lifelong.methods.grace.subject.auto_radius.sample_sentences", lambda: sentences)
+    monkeypatch.setattr("easyedit_lifelong.methods.shared.subject_keys.auto_radius.sample_sentences", lambda: sentences)
 
 
 @pytest.mark.usefixtures("tiny_sample_sentences")

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Decision
-from easyedit_lifelong.methods.grace.codebook.key_search import BRUTE_FORCE_BELOW
 from easyedit_lifelong.methods.grace.codebook.removal import remove_edits
+from easyedit_lifelong.methods.shared.subject_keys.key_search import BRUTE_FORCE_BELOW
 from tests.support.thoroughness import examples
 
 WIDTH, VALUE, GATE = 3, 2, 2

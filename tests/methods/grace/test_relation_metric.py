@@ -15,10 +15,10 @@ from easyedit_lifelong import apply_grace_to_model
 from easyedit_lifelong.data import samples
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.methods.grace.calibration.answer_layer_study import auc
-from easyedit_lifelong.methods.grace.codebook.distance import COS, normalized
 from easyedit_lifelong.methods.grace.codebook.relation_metric import RelationMetric, fit_relation_metric
 from easyedit_lifelong.methods.grace.subject import relation_prompts
 from easyedit_lifelong.methods.grace.subject.relation_prompts import relation_metric_for
+from easyedit_lifelong.methods.shared.subject_keys.distance import COS, normalized
 from tests.support.corpus import write_corpus
 from tests.support.subject_edits import REQUESTS, hparams
 from tests.support.tiny_models import build_model, build_tokenizer

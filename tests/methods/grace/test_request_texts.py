@@ -15,9 +15,8 @@ from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.subject.request_texts import (
     RequestTexts,
     encode_request_texts,
-    fill_template,
-    key_texts,
 )
+from easyedit_lifelong.methods.shared.subject_keys.key_texts import fill_template, key_texts
 from easyedit_lifelong.models.encoding import EncodedPair
 from tests.support.tiny_models import build_tokenizer
 

@@ -15,9 +15,9 @@ from easyedit_lifelong import apply_grace_to_model
 from easyedit_lifelong.covariance import obtain_moments
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.methods.grace.subject import whitening
 from easyedit_lifelong.methods.grace.subject.subject_layer import SubjectAdaptor
-from easyedit_lifelong.methods.grace.subject.whitening import whitened, whitening_of
+from easyedit_lifelong.methods.shared.subject_keys import whitening
+from easyedit_lifelong.methods.shared.subject_keys.whitening import whitened, whitening_of
 from tests.support.subjects import FACTS, codebook_of, edited, hparams_for, ids_of
 from tests.support.thoroughness import examples
 from tests.support.tiny_models import WORDS, build_model, build_tokenizer

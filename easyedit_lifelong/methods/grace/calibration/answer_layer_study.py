@@ -20,10 +20,10 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.methods.calibrator import Progress, no_progress
 from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
-from easyedit_lifelong.methods.grace.codebook.distance import COS, normalized
 from easyedit_lifelong.methods.grace.codebook.relation_metric import RelationMetric
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import GraceEditor
+from easyedit_lifelong.methods.shared.subject_keys.distance import COS, normalized
 from easyedit_lifelong.models.encoding import encode_text
 
 SHARES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)

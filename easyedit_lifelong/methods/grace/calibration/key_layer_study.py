@@ -21,12 +21,12 @@ from easyedit_lifelong.data.subjects import find_subject
 from easyedit_lifelong.methods.calibrator import Progress, no_progress
 from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
 from easyedit_lifelong.methods.grace.calibration.usable_records import subject_of
-from easyedit_lifelong.methods.grace.codebook.distance import COS, EUC, normalized, rounded_pairwise_distances
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.subject.auto_radius import Neighbourhood
-from easyedit_lifelong.methods.grace.subject.request_texts import key_texts
-from easyedit_lifelong.methods.grace.subject.whitening import whitened
 from easyedit_lifelong.methods.shared.sample_sentences import Sentences, sample_sentences
+from easyedit_lifelong.methods.shared.subject_keys.auto_radius import Neighbourhood
+from easyedit_lifelong.methods.shared.subject_keys.distance import COS, EUC, normalized, rounded_pairwise_distances
+from easyedit_lifelong.methods.shared.subject_keys.key_texts import key_texts
+from easyedit_lifelong.methods.shared.subject_keys.whitening import whitened
 from easyedit_lifelong.methods.shared.subject_positions import subject_span
 from easyedit_lifelong.models.encoding import encode_text
 

@@ -44,8 +44,8 @@ from easyedit_lifelong.methods.grace.calibration.usable_records import add_relat
 from easyedit_lifelong.methods.grace.codebook.relation_metric import RelationMetric
 from easyedit_lifelong.methods.grace.config import RELATIONS, GraceHyperParams
 from easyedit_lifelong.methods.grace.subject.relation_prompts import relation_metrics
-from easyedit_lifelong.methods.grace.subject.whitening import whitening_of
 from easyedit_lifelong.methods.shared.second_moments import named_moments
+from easyedit_lifelong.methods.shared.subject_keys.whitening import whitening_of
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.runner import Runner
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
-from easyedit_lifelong.methods.grace.codebook.distance import COS, normalized, pairwise_distances
+from easyedit_lifelong.methods.shared.subject_keys.distance import COS, normalized, pairwise_distances
 
 _CANDIDATES = 4
 """Number of keys, the nearest by rounded distances, whose exact distances are computed."""

@@ -11,15 +11,16 @@ from torch import Tensor, nn
 
 from easyedit_lifelong.methods.grace.codebook.codebook_arrays import ARRAY_NAMES, CodebookArrays
 from easyedit_lifelong.methods.grace.codebook.decisions import Label, Match
-from easyedit_lifelong.methods.grace.codebook.distance import COS, EUC, normalized, pairwise_distances, vector_norms
-from easyedit_lifelong.methods.grace.codebook.key_search import Search
 from easyedit_lifelong.methods.grace.codebook.relation_metric import RelationMetric
-
-
-def rounding_of(dtype: torch.dtype) -> float:
-    """Return how much rounding changes an activation in another batch or padding, relative to the activation's norm."""
-    return 4e-6 if dtype in (torch.float32, torch.float64) else torch.finfo(dtype).eps / 4
-
+from easyedit_lifelong.methods.shared.subject_keys.distance import (
+    COS,
+    EUC,
+    normalized,
+    pairwise_distances,
+    rounding_of,
+    vector_norms,
+)
+from easyedit_lifelong.methods.shared.subject_keys.key_search import Search
 
 SAME_GATE = 1e-3
 """Gates nearer to each other than this are those of one prompt: even in half precision, rounding moves a gate less."""

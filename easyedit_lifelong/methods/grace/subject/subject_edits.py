@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.methods.grace.config import RELATIONS, GraceHyperParams
-from easyedit_lifelong.methods.grace.subject.auto_radius import Neighbourhood, QueriesOf
 from easyedit_lifelong.methods.grace.subject.relation_prompts import relation_metric_for
 from easyedit_lifelong.methods.grace.subject.request_texts import RequestTexts, encode_request_texts
 from easyedit_lifelong.methods.grace.subject.subject_layer import SubjectAdaptor
-from easyedit_lifelong.methods.grace.subject.whitening import whitening_for
 from easyedit_lifelong.methods.grace.training.layer_passes import LayerPasses
 from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
+from easyedit_lifelong.methods.shared.subject_keys.auto_radius import Neighbourhood, QueriesOf
+from easyedit_lifelong.methods.shared.subject_keys.whitening import whitening_for
 from easyedit_lifelong.models.capture import inputs_at
 from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.padding import padding_changes_answers

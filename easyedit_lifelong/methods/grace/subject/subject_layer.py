@@ -21,8 +21,8 @@ from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.adaptor import CHILD, GraceAdaptor
 from easyedit_lifelong.methods.grace.codebook.relation_metric import RelationMetric
 from easyedit_lifelong.methods.grace.named_layers import name_another_layer
-from easyedit_lifelong.methods.grace.subject.whitening import whitened
 from easyedit_lifelong.methods.shared.editors import in_internal_pass
+from easyedit_lifelong.methods.shared.subject_keys.whitening import whitened
 from easyedit_lifelong.models.attachment import Attachment
 from easyedit_lifelong.models.windows import Window, repeat_rows
 

@@ -25,7 +25,7 @@ from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
 from easyedit_lifelong.methods.grace.calibration.usable_records import add_relation_probes
 from easyedit_lifelong.methods.grace.codebook.relation_metric import RelationMetric
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.methods.grace.subject.whitening import whitened
+from easyedit_lifelong.methods.shared.subject_keys.whitening import whitened
 from easyedit_lifelong.methods.shared.subject_positions import subject_position
 from easyedit_lifelong.models.capture import inputs_at
 from easyedit_lifelong.models.modules import find_module

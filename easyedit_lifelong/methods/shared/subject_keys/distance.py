@@ -75,6 +75,11 @@ def rounded_pairwise_distances(queries: Tensor, keys: Tensor, dist_fn: str) -> T
     return (1 - queries @ keys.t()).clamp_min(0) if dist_fn == COS else torch.cdist(queries, keys)
 
 
+def rounding_of(dtype: torch.dtype) -> float:
+    """Return how much rounding changes an activation in another batch or padding, relative to the activation's norm."""
+    return 4e-6 if dtype in (torch.float32, torch.float64) else torch.finfo(dtype).eps / 4
+
+
 def max_squared_distance(distance: Tensor, width: int, dist_fn: str) -> Tensor:
     """Return an upper bound on the exact squared distance of vectors, given their distance as it was computed.
 

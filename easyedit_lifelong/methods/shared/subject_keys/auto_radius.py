@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.data.subjects import find_subject
-from easyedit_lifelong.methods.grace.codebook.distance import normalized, rounded_pairwise_distances
-from easyedit_lifelong.methods.grace.subject.request_texts import key_texts
 from easyedit_lifelong.methods.shared.sample_sentences import Sentences, sample_sentences
+from easyedit_lifelong.methods.shared.subject_keys.distance import normalized, rounded_pairwise_distances
+from easyedit_lifelong.methods.shared.subject_keys.key_texts import key_texts
 from easyedit_lifelong.models.encoding import encode_text
 
 QueriesOf = Callable[[Sequence[list[int]]], list[Tensor]]

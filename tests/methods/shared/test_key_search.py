@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from easyedit_lifelong.methods.grace.codebook import key_search
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change
-from easyedit_lifelong.methods.grace.codebook.distance import max_squared_distance, normalized, pairwise_distances
+from easyedit_lifelong.methods.shared.subject_keys import key_search
+from easyedit_lifelong.methods.shared.subject_keys.distance import max_squared_distance, normalized, pairwise_distances
 from tests.support.thoroughness import examples
 
 DEFAULT_LIMITS = (64, 512, 32, 1 << 22, 4096)

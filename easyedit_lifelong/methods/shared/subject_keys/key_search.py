@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from easyedit_lifelong.methods.grace.codebook.distance import (
+from easyedit_lifelong.methods.shared.subject_keys.distance import (
     EUC,
     max_squared_distance,
     normalized,

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.shared.second_moments import named_moments
 
 RANK = 64
@@ -53,7 +52,7 @@ def whitened(vectors: Tensor, basis: Tensor | None) -> Tensor:
     return vectors if basis is None else vectors - (vectors @ basis) @ basis.t()
 
 
-def whitening_for(model: Any, tokenizer: Any, path: str, hparams: GraceHyperParams) -> Tensor:
+def whitening_for(model: Any, tokenizer: Any, path: str, hparams: Any) -> Tensor:
     """Return the whitening matrix of a layer's inputs; see :func:`whitening_of`.
 
     The second moments are read from disk. If they are not there, they are collected in one pass over the corpus.
