@@ -113,11 +113,14 @@ def train_editor(
         if (lock := lock_folder(out)) is not None:
             stack.callback(lock.release)
         folder, progress = TrainingFolder(out, settings), TrainingProgress()
-        if resume and not folder.has_checkpoint:
-            folder.clear_curve()  # the training starts again
-        elif resume:
+        if resume and folder.has_checkpoint:
             progress, tensors = folder.load_checkpoint()
-            _load_state(training, tensors, out)
+            if progress.steps:
+                _load_state(training, tensors, out)
+        else:
+            folder.clear_curve()
+            # Before the first artefact: a folder with an artefact and no checkpoint can't be resumed.
+            folder.save_checkpoint(progress, {})
         description = {
             "method": method.name,
             "model": {"name": model_label(model), "fingerprint": settings["weights"]},

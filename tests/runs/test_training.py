@@ -135,7 +135,7 @@ def test_a_resumed_training_ends_bitwise_as_an_uninterrupted_one(trained: Path, 
     with pytest.raises(Interrupted):
         train(tmp_path, report=interrupt)
     (tmp_path / "training.jsonl").open("a").write('{"edits": 99}\n')  # written after the checkpoint
-    assert (tmp_path / "checkpoint.safetensors").exists() == (at >= 4)
+    assert bool(load_file(tmp_path / "checkpoint.safetensors")) == (at >= 4)  # the first one has no tensors
     with pytest.raises(RunError, match=r"If it was cut short, --resume continues it\."):
         train(tmp_path)
     result = train(tmp_path, resume=True)
