@@ -153,7 +153,9 @@ def test_an_interrupt_during_an_import_exits_with_130(
 
 INTERRUPTED = {
     **dict.fromkeys(["doctor", "plugins", "generate", "inspect", "push"], "interrupted"),
-    **dict.fromkeys(["edit", "export", "new-method", "pull"], "interrupted; nothing was written"),
+    **dict.fromkeys(
+        ["attribute", "changes", "edit", "export", "new-method", "pull", "scope"], "interrupted; nothing was written"
+    ),
     "train": "interrupted; the same command with --resume continues from the last checkpoint",
     **dict.fromkeys(
         ["calibrate", "compare", "consecutive", "lifelong", "locate", "run"],
