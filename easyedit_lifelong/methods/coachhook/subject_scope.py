@@ -1,8 +1,8 @@
 """The scope of ``scope_score: codebook``: which tokens of a pass are near the keys of which edited subjects.
 
-One layer decides for all hook layers: the scope layer, at which or below which no weights are edited. So a token's key
-there does not depend on the edits, and a decision does not change when later edits are made. It depends on the token
-and those before it alone, so neither padding, nor other rows, nor the KV cache can change it.
+One layer decides for all hook layers: the scope layer. No edited projection comes before it. So a token's key there
+does not depend on the edits, and a decision does not change when later edits are made. It depends on the token and
+those before it alone, so neither padding, nor other rows, nor the KV cache can change it.
 """
 
 from __future__ import annotations
