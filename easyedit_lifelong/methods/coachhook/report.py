@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from easyedit_lifelong.methods.coachhook.config import CODEBOOK
 from easyedit_lifelong.methods.report_sections import ReportPlot, ReportSection, RunRecord, Series, is_number
 
 
@@ -11,7 +10,7 @@ def report_sections(run: RunRecord) -> list[ReportSection]:
 
     With ``scope_score: codebook``, there are radii of keys instead.
     """
-    if run.hparams.get("scope_score") == CODEBOOK:
+    if run.hparams.get("scope_score") == "codebook":
         no_radii = "The journal has no radii of keys: nothing was edited."
         return [ReportSection("hooks", "Hooks", _radius_plot(run), no_radii)]
     by_batch = alphas(run)
