@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from easyedit_lifelong.methods.locate_edit.null_space_config import NullSpaceHyperParams
 from easyedit_lifelong.methods.shared.subject_keys.key_texts import template_problems
-from easyedit_lifelong.methods.weight_updates.config import is_list_of
 from easyedit_lifelong.models.modules import module_path
 
 CODEBOOK = "codebook"
@@ -151,8 +150,7 @@ class CoachHookHyperParams(NullSpaceHyperParams):
             problems.append(
                 "scope_score: codebook finds subjects at their last tokens, so it needs fact_token: subject_last"
             )
-        if is_list_of(self.key_templates, str):
-            problems += template_problems("key_templates", self.key_templates)
+        problems += template_problems("key_templates", self.key_templates)
         if isinstance(self.false_fire_rate, float) and self.false_fire_rate >= 1:
             problems.append(f"false_fire_rate: {self.false_fire_rate} must be less than 1")
         return problems

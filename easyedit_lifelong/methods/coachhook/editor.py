@@ -106,7 +106,7 @@ class CoachHookEditor(WeightEditor[BatchUpdate]):
         prompts = tuple(tuple(fact.plain.prompt) for fact in facts)
         layers = self._layers
         if isinstance(layers, SubjectHookLayers):
-            return self._update_with_codebook(facts, passes, z)
+            return self._update_with_codebook(facts, passes, z, records, prompts)
         if not isinstance(layers, HookLayers):  # wohk
             updates = spread_residual(layers, self._solvers, passes, z)
             return BatchUpdate(records, updates, self.alphas, {}, prompts), [{"highest_z_score": None}] * len(facts)
@@ -120,7 +120,12 @@ class CoachHookEditor(WeightEditor[BatchUpdate]):
         return batch, [{"highest_z_score": score} for score in highest]
 
     def _update_with_codebook(
-        self, facts: Sequence[Fact], passes: EditingPasses, z: Tensor
+        self,
+        facts: Sequence[Fact],
+        passes: EditingPasses,
+        z: Tensor,
+        records: tuple[EditRecord, ...],
+        prompts: Sequence[Sequence[int]],
     ) -> tuple[BatchUpdate, Sequence[Mapping[str, Any]]]:
         """Compute and apply the updates of a batch, with the subjects of the batch in scope."""
         assert self.scope is not None
@@ -129,8 +134,6 @@ class CoachHookEditor(WeightEditor[BatchUpdate]):
         self.scope.set_keys(SubjectKeys.joined([*earlier, keys]))
         updates = spread_residual(self._layers, self._solvers, passes, z)
         whitening = keys.whitening[:, :0] if earlier else keys.whitening
-        records = tuple(EditRecord.of(fact.request) for fact in facts)
-        prompts = tuple(tuple(fact.plain.prompt) for fact in facts)
         batch = BatchUpdate(records, updates, self.alphas, {}, prompts, keys.vectors, keys.radii, whitening)
         return batch, [{"radius": radius} for radius in keys.radii[0].tolist()]
 

@@ -177,10 +177,6 @@ class SubjectHookLayers(EditedLayers):
         check_finite(factors, path)
         self._hooks[path].set_factors(factors)
 
-    def finish_batch(self) -> None:
-        """Set the keys of all batches, which include the new one."""
-        self._scope.set_keys(self._state.subject_keys())
-
     def restore(self, tensors: LayerTensors) -> None:
         """Set the factors of each layer, and the keys of the batches that the editor has now."""
         for path, hook in self._hooks.items():

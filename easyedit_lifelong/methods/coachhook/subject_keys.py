@@ -12,9 +12,8 @@ from easyedit_lifelong.methods.coachhook.subject_scope import SubjectKeys
 from easyedit_lifelong.methods.locate_edit.facts import Fact
 from easyedit_lifelong.methods.shared.subject_keys.auto_radius import Neighbourhood
 from easyedit_lifelong.methods.shared.subject_keys.distance import COS, normalized
-from easyedit_lifelong.methods.shared.subject_keys.key_texts import key_texts
+from easyedit_lifelong.methods.shared.subject_keys.key_texts import key_texts, question_span
 from easyedit_lifelong.methods.shared.subject_keys.whitening import whitened
-from easyedit_lifelong.methods.shared.subject_positions import subject_span
 from easyedit_lifelong.models.capture import inputs_at
 from easyedit_lifelong.models.runner import Runner
 
@@ -57,9 +56,7 @@ class KeyMaker:
     def _key_rows(self, fact: Fact) -> list[list[int]]:
         """Return the token rows whose last tokens give the key vectors of a fact."""
         request = fact.request
-        offset = len(request.frame[0])
-        begin, end = subject_span(request)
-        span = begin - offset, end - offset
+        span = question_span(request)
         return key_texts(self._runner.tokenizer, request.question, span, self._templates, request.frame)
 
     def _queries(self, rows: Sequence[list[int]]) -> list[Tensor]:

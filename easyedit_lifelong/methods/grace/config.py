@@ -190,9 +190,5 @@ class GraceHyperParams(PluginHyperParams):
             problems.append("gate_metric: relations needs answer_layer, the layer at which prompts are compared")
         for name in ("key_templates", "context_templates"):
             texts = getattr(self, name)
-            problems += (
-                template_problems(name, texts)
-                if isinstance(texts, list) and all(isinstance(text, str) for text in texts)
-                else []
-            )
+            problems += template_problems(name, texts)
         return problems

@@ -8,8 +8,12 @@ from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.shared.subject_keys.key_texts import PROMPT, fill_and_locate, key_texts
-from easyedit_lifelong.methods.shared.subject_positions import subject_span
+from easyedit_lifelong.methods.shared.subject_keys.key_texts import (
+    PROMPT,
+    fill_and_locate,
+    key_texts,
+    question_span,
+)
 from easyedit_lifelong.models.encoding import EncodedPair, encode_text
 
 _ESSENCE = "{subject} is a"
@@ -60,9 +64,7 @@ def encode_request_texts(
     Raises:
         DataError: the request has no subject, its prompt does not hold the subject, or a text is too long.
     """
-    offset = len(request.frame[0])
-    begin, end = subject_span(request)
-    span = begin - offset, end - offset
+    span = question_span(request)
     texts = []
     for template in (PROMPT, *hparams.context_templates):
         text, subject_end = fill_and_locate(tokenizer, template, request.question, span, request.frame)

@@ -5,26 +5,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.subjects import Span
-from easyedit_lifelong.methods.shared.subject_positions import token_of_span
+from easyedit_lifelong.methods.shared.subject_positions import subject_span, token_of_span
 from easyedit_lifelong.models.encoding import encode_text
 
 SUBJECT, PROMPT = "{subject}", "{prompt}"
 """Placeholders of templates, for the subject of a request or its full prompt."""
 
 
-def template_problems(name: str, templates: Sequence[str]) -> list[str]:
+def template_problems(name: str, templates: Any) -> list[str]:
     """Return the problems of templates, each of which must have one placeholder.
 
     Args:
         name: the setting, for the messages.
-        templates: the templates.
+        templates: the templates. Another check reports values of the wrong type, so this one skips them.
     """
     return [
         f"{name}: {text!r} must hold either {{subject}} or {{prompt}}, once"
-        for text in templates
-        if text.count(SUBJECT) + text.count(PROMPT) != 1
+        for text in (templates if isinstance(templates, list) else [])
+        if isinstance(text, str) and text.count(SUBJECT) + text.count(PROMPT) != 1
     ]
+
+
+def question_span(request: EditRequest) -> Span:
+    """Return where a request's question names its subject, in characters; a chat's frame does not count.
+
+    Raises:
+        DataError: the request has no subject, or its prompt does not hold the subject.
+    """
+    offset = len(request.frame[0])
+    begin, end = subject_span(request)
+    return begin - offset, end - offset
 
 
 def fill_template(template: str, prompt: str, span: Span) -> tuple[str, Span]:
