@@ -16,6 +16,7 @@ from easyedit_lifelong.covariance.collect import KeyCollector, add_block
 from easyedit_lifelong.covariance.job import Job
 from easyedit_lifelong.covariance.moments import SecondMoment
 from easyedit_lifelong.covariance.npz import check_writable, mean_of
+from easyedit_lifelong.covariance.sampled_texts import SampledTexts
 from easyedit_lifelong.covariance.sampling import SampledPlan
 from easyedit_lifelong.covariance.shards import Shard, on_first_process, sum_over_processes
 from easyedit_lifelong.covariance.stored import store
@@ -73,7 +74,9 @@ def _make_plan(model: Any, tokenizer: Any, job: Job) -> Plan:
     """Return the plan of a job: text of its corpus, or text sampled from the model."""
     if job.corpus.self_sampled:
         LOG.info("sampling text from the model itself, since no corpus was given")
-        return SampledPlan(model, tokenizer, job.amount, job.context, job.seed)
+        folder = next(iter(job.paths.values())).parent
+        stored = SampledTexts(folder, {"fingerprint": job.fingerprint(), "seed": str(job.seed)})
+        return SampledPlan(model, tokenizer, job.amount, job.context, job.seed, stored)
     block_tokens = job.block_tokens or BLOCK_TOKENS
     return TextPlan(job.corpus.open(), tokenizer, job.amount, job.context, job.seed, block_tokens)
 

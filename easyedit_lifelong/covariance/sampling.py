@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.covariance.blocks import Amount, Block, Position, text_prefix
+from easyedit_lifelong.covariance.sampled_texts import SampledTexts
 from easyedit_lifelong.errors import CovarianceError
 
 ROW_TOKENS = 128
@@ -34,14 +35,23 @@ class SampledPlan:
         amount: how much to sample; an amount in documents is a number of rows.
         context: maximum length of a row, in tokens. Rows have at most :data:`ROW_TOKENS` tokens.
         seed: seed of the sampling.
+        stored: rows that were sampled before; new ones are added to them. None: every row is sampled.
 
     Attributes:
         length: length of a row, in tokens.
         tokens: total number of tokens.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, amount: Amount, context: int, seed: int) -> None:
-        self.model, self.amount, self.seed = model, amount, seed
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        amount: Amount,
+        context: int,
+        seed: int,
+        stored: SampledTexts | None = None,
+    ) -> None:
+        self.model, self.amount, self.seed, self._stored = model, amount, seed, stored
         self.length = min(ROW_TOKENS, context)
         self._prefix = text_prefix(tokenizer)
         if len(self._prefix) + 2 > self.length:
@@ -51,7 +61,7 @@ class SampledPlan:
         self.tokens = amount.tokens if amount.tokens is not None else amount.total * self.length
 
     def blocks(self, start: Position) -> Iterator[Block]:
-        """Yield the blocks from a position on. Rows are sampled when ``Block.rows`` is called."""
+        """Yield the blocks from a position on. Rows are sampled, or read, when ``Block.rows`` is called."""
         position = start
         while position.tokens < self.tokens:
             tokens = min(self.tokens - position.tokens, ROWS * self.length)
@@ -61,7 +71,9 @@ class SampledPlan:
 
     def _block_rows(self, block: int, rows: int, tokens: int) -> list[list[int]]:
         """Return the rows of a block; the last one is cut so that the block has ``tokens`` tokens."""
-        *sampled, last = self.sample(block, rows).tolist()
+        sample = partial(self.sample, block, rows)
+        ids = sample() if self._stored is None else self._stored.block(block, rows, self.length, sample)
+        *sampled, last = ids.tolist()
         return [*sampled, last[: tokens - len(sampled) * self.length]]
 
     @torch.no_grad()

@@ -11,11 +11,9 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -35,6 +33,7 @@ from easyedit_lifelong.methods.shared.editors import base_fingerprint, without_e
 from easyedit_lifelong.models.capture import input_batches
 from easyedit_lifelong.models.encoding import encode_text
 from easyedit_lifelong.models.runner import Runner
+from easyedit_lifelong.stored_tensors import read_stored_tensors
 
 LOG = logging.getLogger(__name__)
 
@@ -102,8 +101,10 @@ def relation_metrics(
         "settings": f"{DIRECTIONS} directions, shrinkage {SHRINKAGE}",
     }
     folder = stats_folder(stats_dir) / model_folders(model)[0] / "relation_metric"
-    stored = {path: _read(folder / f"{path}.safetensors", identity) for path in layers}
-    metrics = {path: metric for path, metric in stored.items() if metric is not None}
+    stored = {
+        path: read_stored_tensors(folder / f"{path}.safetensors", RelationMetric._fields, identity) for path in layers
+    }
+    metrics = {path: RelationMetric(**tensors) for path, tensors in stored.items() if tensors is not None}
     missing = {path: layer for path, layer in layers.items() if path not in metrics}
     if missing:
         LOG.info("fitting the relation metric of %s on %d prompts", ", ".join(missing), len(relation_of))
@@ -151,18 +152,3 @@ def _fit_layer(path: str, activations: Tensor, relations: Sequence[int]) -> Rela
         return fit_relation_metric(activations, relations)
     except ValueError as error:
         raise ModelError(f"answer_layer: the inputs of {path} can't tell relations apart: {error}") from error
-
-
-def _read(file: Path, identity: dict[str, str]) -> RelationMetric | None:
-    """Return a stored metric; None if there is none of this identity, or its file is damaged."""
-    if not file.is_file():
-        return None
-    try:
-        with safe_open(file, framework="pt") as content:
-            if content.metadata() != identity:
-                LOG.info("%s: is of other weights, prompts or settings; it is replaced", file)
-                return None
-            return RelationMetric(content.get_tensor("mean"), content.get_tensor("projection"))
-    except (OSError, SafetensorError) as error:
-        LOG.warning("%s: is damaged (%s); it is replaced", file, error)
-        return None
