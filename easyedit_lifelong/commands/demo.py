@@ -43,8 +43,16 @@ BY_SUBJECT = "by subject"
 COMPARED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "GRACE": ("GRACE/smollm2-135m", {}),
     BY_SUBJECT: ("GRACE/smollm2-135m-subject", {}),
-    # Three tokens for each dimension of the keys, where the shipped file has ten: collected in a third of the time.
-    "CoachHook": ("CoachHook/smollm2-135m", {"mom2_n_tokens": 4608}),
+    "CoachHook": (
+        "CoachHook/smollm2-135m-codebook",
+        {
+            # As many tokens as GRACE by subject has sampled: its text is read again. The shipped file has 15,360.
+            "mom2_n_tokens": 5760,
+            # Three texts for each edit, where the shipped file has eight.
+            "mention_templates": ["{subject}: {prompt}", "Let us talk about {subject}. It is simple. {prompt}"],
+            "context_template_length_params": [],
+        },
+    ),
 }
 """The hyperparameter files that are compared, each with other settings, by the name of their column and folder."""
 
