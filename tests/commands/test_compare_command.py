@@ -105,7 +105,7 @@ def drawing_cli(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[
 @pytest.fixture
 def compare_cli(drawing_cli: CompareCommand, monkeypatch: pytest.MonkeyPatch) -> CompareCommand:
     """The same without figures, which take longer to draw than the runs take."""
-    monkeypatch.setattr(page, "comparison_plots", lambda runs, names: [])
+    monkeypatch.setattr(page, "comparison_plots", lambda runs, names: ([], []))
     return drawing_cli
 
 

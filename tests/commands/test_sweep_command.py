@@ -41,7 +41,7 @@ def process_cli(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> SweepCommand:
     """``sweep`` without figures, which take longer to draw than the cells take."""
-    monkeypatch.setattr(page, "comparison_plots", lambda runs, names: [])
+    monkeypatch.setattr(page, "comparison_plots", lambda runs, names: ([], []))
     return SweepCommand(tmp_path, checkpoint, capsys)
 
 

@@ -64,7 +64,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     [
         ("grace", ["scores", "codebook", "time", "generations", "failed", "config", "versions"]),
         ("coachhook", ["scores", "hooks", "time", "generations", "config", "versions"]),
-        ("both", ["runs", "scores", "curves", "generations", "failed", "config", "versions"]),
+        ("both", ["overview", "scores", "curves", "generations", "failed", "runs", "config", "versions"]),
         ("empty", ["scores", "codebook", "time", "generations", "config", "versions"]),
     ],
 )

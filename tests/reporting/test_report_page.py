@@ -166,7 +166,7 @@ def test_several_runs_share_one_page_with_tables_and_comparisons(
     ]
     page, html, path = make_report(*folders, out=tmp_path / "all.html")
     assert_self_contained(page, html)
-    assert page.sections == ["runs", "scores", "curves", "generations", "config", "versions"]
+    assert page.sections == ["overview", "scores", "curves", "generations", "runs", "config", "versions"]
     assert "CoachHook without hooks" in page.text
     assert "different numbers of edits" in page.text
     assert "Not finished: w" in page.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from matplotlib.axes import Axes
@@ -17,16 +18,27 @@ from easyedit_lifelong.reporting.report.read import RunFiles
 from easyedit_lifelong.reporting.report.score_rows import main_names, shown
 from easyedit_lifelong.reporting.report.style import series_style
 
+MAX_BANDS = 6
+"""With more curves than this in a figure, intervals would hide the curves: the tables have them."""
 
-def comparison_plots(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Plot]:
-    """Return the figures of all scores, of the plots of the runs' methods, and of the time per edit."""
+
+def comparison_plots(runs: Sequence[RunFiles], names: Sequence[str]) -> tuple[list[Plot], list[Plot]]:
+    """Return the figures of runs.
+
+    Returns:
+        The figures of the main scores, of the plots of the runs' methods and of the time per edit; and those of all
+        other scores.
+    """
     scored = list(dict.fromkeys(name for run in runs for name in run.scored_names()))
     main = main_names(runs)
     metrics = [name for name in main if name in scored]
-    metrics += [name for name in scored if name not in main and _is_worth_a_figure(name, runs, metrics)]
+    others = [name for name in scored if name not in main and _is_worth_a_figure(name, runs, metrics)]
     end = max((x for run in runs for name in scored for x, _, _ in run.points(name)), default=0)
-    plots = [_score_plot(runs, names, metric, end) for metric in metrics]
-    return [*plots, *_method_plots(runs, names), *_seconds_plots(runs, names)]
+    figures = [_score_plot(runs, names, metric, end) for metric in metrics]
+    return (
+        [*figures, *_method_plots(runs, names), *_seconds_plots(runs, names)],
+        [_score_plot(runs, names, metric, end) for metric in others],
+    )
 
 
 def _is_worth_a_figure(name: str, runs: Sequence[RunFiles], others: Sequence[str]) -> bool:
@@ -58,6 +70,8 @@ def _score_plot(runs: Sequence[RunFiles], names: Sequence[str], metric: str, end
         caption += " Hollow marks: the unedited model." if any(curve.before is not None for curve in curves) else ""
         figure = dot_plot(curves)
     else:
+        if len(curves) > MAX_BANDS:
+            curves = [replace(curve, points=[(x, y, None) for x, y, _ in curve.points]) for curve in curves]
         figure = _curves_figure(curves, fit_scores, [0.0, end, *(x for curve in curves for x, _, _ in curve.points)])
     return Plot(f"compare-{metric}", metric, caption, f"{metric} against {EDITS}: {last}", figure)
 

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 
 from easyedit_lifelong.reporting.report import figures, svg
 from easyedit_lifelong.reporting.report.axes import Plot
-from easyedit_lifelong.reporting.report.comparison import comparison_plots
+from easyedit_lifelong.reporting.report.comparison import MAX_BANDS, comparison_plots
 from easyedit_lifelong.reporting.report.comparison_table import arrow, compare, comparison_tables
 from easyedit_lifelong.reporting.report.generations import (
     MAX_FOLDED,
@@ -25,6 +25,7 @@ from easyedit_lifelong.reporting.report.generations import (
 from easyedit_lifelong.reporting.report.history import thinned
 from easyedit_lifelong.reporting.report.method_sections import draw_plot, method_sections
 from easyedit_lifelong.reporting.report.names import differing_settings, settings_as_text
+from easyedit_lifelong.reporting.report.overview import bar, overview_of
 from easyedit_lifelong.reporting.report.read import RunFiles, intervals_of, scores_of
 from easyedit_lifelong.reporting.report.score_rows import (
     Score,
@@ -86,7 +87,8 @@ def comparison_page(
         names: their names.
         warnings: sentences to show at the top of the page, in addition to warnings about the runs' differences.
     """
-    plots = comparison_plots(runs, names)
+    main, others = comparison_plots(runs, names)
+    plots = [*main, *others]
     all_scores = list(dict.fromkeys(row.name for run in runs for row in score_rows(run)))
     packages = dict.fromkeys(name for run in runs for name in run.versions)
     page = render_page(
@@ -94,6 +96,11 @@ def comparison_page(
         plots,
         title=f"{len(runs)} runs side by side",
         runs=list(zip(runs, names, strict=True)),
+        overview=overview_of(runs, names),
+        bar=bar,
+        main_plots=main,
+        other_plots=others,
+        max_bands=MAX_BANDS,
         tables=comparison_tables(runs, names),
         all_scores=compare(runs, names, all_scores),
         arrow=arrow,
