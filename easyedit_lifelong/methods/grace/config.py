@@ -9,6 +9,9 @@ from typing import Any, ClassVar
 from easyedit_lifelong.hyperparams import PluginHyperParams
 from easyedit_lifelong.methods.shared.subject_keys.key_texts import template_problems
 
+ADAM, LBFGS = "adam", "lbfgs"
+"""The optimisers of values."""
+
 ACTIVATIONS, RELATIONS = "activations", "relations"
 """The distances of the relation gate."""
 
@@ -23,7 +26,8 @@ class GraceHyperParams(PluginHyperParams):
     Attributes:
         inner_params: a list of one layer, which gets the codebook: dotted or bracketed name of a module or of its
             weight.
-        edit_lr: learning rate of Adam for a new value.
+        edit_lr: learning rate of Adam for a new value; ``lbfgs`` takes the scale of its longest step from it.
+        optimizer: ``adam`` as in the paper, or ``lbfgs``, limited-memory BFGS, which needs a third of the steps.
         n_iter: maximum number of optimisation steps for a new value.
         eps: deferral radius of a new key, in units of ``dist_fn`` (section 3.2). ``auto`` derives each key's radius
             from sample sentences; see ``false_fire_rate``.
@@ -87,6 +91,7 @@ class GraceHyperParams(PluginHyperParams):
     }
     CHOICES: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "dist_fn": ("euc", "cos"),
+        "optimizer": (ADAM, LBFGS),
         "val_init": ("cold", "warm"),
         "val_train": ("sgd", "adv"),
         "val_reg": (None,),
@@ -112,6 +117,7 @@ class GraceHyperParams(PluginHyperParams):
 
     inner_params: list[str]
     edit_lr: float = 1.0
+    optimizer: str = ADAM
     n_iter: int = 100
     eps: float | str = 1.0
     dist_fn: str = "euc"
@@ -159,6 +165,8 @@ class GraceHyperParams(PluginHyperParams):
             problems.append(f"inner_params: GRACE edits one layer, {len(self.inner_params)} are named")
         if isinstance(self.dropout, float) and self.dropout >= 1:
             problems.append(f"dropout: {self.dropout} must be less than 1")
+        if self.dropout and self.optimizer == LBFGS:
+            problems.append("dropout: needs optimizer: adam, because lbfgs compares the losses of passes")
         if isinstance(self.eps, str) and self.eps != "auto":
             problems.append(f"eps: {self.eps!r} is neither a number nor auto")
         elif isinstance(self.eps, float) and self.eps < 0:

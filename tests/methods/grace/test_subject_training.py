@@ -152,7 +152,7 @@ def test_the_gradient_equals_that_of_the_loss_in_plain_torch(
         assert (kl_factor > 0) == (drift.item() > 0)
         (expected,) = autograd_grad(total / tokens + kl_factor * drift, value)
         torch.testing.assert_close(
-            gradients[0][n].double(), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())
+            gradients[0][n, 0].double(), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())
         )
         assert trained[n].steps == 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.methods.grace.training.optimisers import make_optimiser
+from easyedit_lifelong.methods.grace.training.quasi_newton import lowest
 from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
 from easyedit_lifelong.methods.shared.divergence import KLDivergence
 from easyedit_lifelong.models.encoding import IGNORED
@@ -28,12 +30,14 @@ class TrainedValue:
         steps: number of optimisation steps.
         loss: the last loss, in nats per target token.
         learned: whether the right token was the most likely one at every target token after the last step.
+        objective: the loss and the weighted drift.
     """
 
     value: Tensor
     steps: int
     loss: float
     learned: bool
+    objective: float = 0.0
 
 
 def initial_value(hparams: GraceHyperParams, output: Tensor, identity: str) -> Tensor:
@@ -55,14 +59,15 @@ def train_values(
 ) -> list[TrainedValue]:
     """Train the values of a batch of edits, independently of each other, with the model frozen.
 
-    An edit that has learned its target leaves the batch; the training of the others continues.
+    An edit that has learned its target leaves the batch; the training of the others continues. An optimiser may try
+    several candidates of each value in one pass.
 
     Args:
         value_pass: the pass over the edits' prompts and targets. Each edit has the same number of consecutive rows:
             ``num_pert`` copies with ``val_train: adv``, its training texts with ``query_token: subject_last``. For rows
             without a target, the loss is the drift of the next token, weighted by ``kl_factor``.
         starts: the initial values, shape ``(edits, value_size)``.
-        hparams: learning rate, steps, early stop.
+        hparams: optimiser, learning rate, steps, early stop.
         identities: see :func:`initial_value`; they also seed the noise of ``val_train: adv``.
         where: name of each edit in messages.
 
@@ -77,35 +82,48 @@ def train_values(
     if hparams.val_train == "adv":
         seeds = [f"{hparams.seed}\x00noise\x00{identity}" for identity in identities]
         noise = torch.cat([_noise(rows_per_edit, starts, seed) for seed in seeds])
-    values = starts.detach().clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([values], lr=hparams.edit_lr)
-    active = list(range(len(starts)))  # the edits that are still trained, in the order of their rows
-    trained: dict[int, TrainedValue] = {}
+    optimiser = make_optimiser(hparams, starts, several=rows_per_edit == 1 and value_pass.has_independent_rows)
+    active = list(range(len(starts)))  # the edits that are still trained
+    trained: dict[int, TrainedValue] = {}  # of all edits; of those that are still trained, the outcome so far
+    step_pass, step_noise, step_rows = value_pass, noise, list(range(len(noise)))
     for steps in range(hparams.n_iter + 1):
+        values = optimiser.candidates.detach().clone().requires_grad_(True)
+        rows = [edit * rows_per_edit + row for edit in active for _ in values[0] for row in range(rows_per_edit)]
+        if rows != step_rows:
+            selected = torch.tensor(rows, device=noise.device)
+            step_pass, step_noise, step_rows = value_pass.select_rows(selected), noise[selected], rows
         with torch.enable_grad():
-            logits = value_pass.logits(values.repeat_interleave(rows_per_edit, dim=0) + noise)
-            losses = _losses(logits, value_pass.targets, len(active))
-            penalties = hparams.kl_factor * _drift(value_pass, logits, len(active)) if hparams.kl_factor else 0
-        remaining = list[int]()  # indices into `active`
-        outcomes = zip(active, losses.tolist(), _learned(logits, value_pass.targets, len(active)), strict=True)
-        for n, (edit, loss, learned) in enumerate(outcomes):
-            if not math.isfinite(loss):
-                raise EditError(f"{where[edit]}: the loss became {loss} after {steps} steps; a lower edit_lr may help")
-            stops_early = hparams.reg == "early_stop" and learned and loss <= hparams.stop_loss
-            if stops_early or steps == hparams.n_iter:
-                trained[edit] = TrainedValue(values.detach()[n].clone(), steps, loss, learned)
-            else:
+            logits = step_pass.logits(values.flatten(0, 1).repeat_interleave(rows_per_edit, dim=0) + step_noise)
+            outcomes = _outcomes(step_pass, logits, hparams.kl_factor, values.shape[:2])
+        remaining, chosen = list[int](), list[int]()  # indices into `active`, and their best candidates
+        for n, edit in enumerate(active):
+            number, stops = outcomes.best(n, hparams)
+            outcome = TrainedValue(
+                values[n, number].detach().clone(),
+                steps,
+                outcomes.losses[n][number],
+                outcomes.learned[n][number],
+                outcomes.objectives[n][number],
+            )
+            previous = trained.get(edit) if optimiser.returns_to_best else None
+            if previous is None and not math.isfinite(outcome.loss):
+                raise EditError(
+                    f"{where[edit]}: the loss became {outcome.loss} after {steps} steps; a lower edit_lr may help"
+                )
+            if previous is not None and not stops and not outcome.objective < previous.objective:
+                outcome = replace(previous, steps=steps)
+            trained[edit] = outcome
+            if not stops:
                 remaining.append(n)
-        if not remaining:
+                chosen.append(number)
+        if not remaining or steps == hparams.n_iter:
             break
-        (values.grad,) = gradients_of((losses + penalties).sum(), [values])
+        (gradients,) = gradients_of(outcomes.differentiable[remaining, chosen].sum(), [values])
         if len(remaining) < len(active):
-            kept = torch.tensor(remaining, device=values.device)
-            rows = (kept.unsqueeze(1) * rows_per_edit + torch.arange(rows_per_edit, device=kept.device)).flatten()
-            value_pass, noise, active = value_pass.select_rows(rows), noise[rows], [active[n] for n in remaining]
-            values, optimizer = _select_values(values, optimizer, kept)
+            optimiser.keep(remaining)
+            active = [active[n] for n in remaining]
         try:
-            optimizer.step()
+            optimiser.step([outcomes.objectives[n] for n in remaining], gradients[remaining, chosen])
         except RuntimeError as error:
             raise EditError(
                 f"{where[active[0]]}: the optimizer failed after {steps} steps: {error}; a lower edit_lr may help"
@@ -118,37 +136,67 @@ def train_values(
     return [trained[edit] for edit in range(len(starts))]
 
 
-def _losses(logits: Tensor, targets: Tensor, edits: int) -> Tensor:
-    """Return each edit's loss, the mean cross-entropy over all target tokens of its rows, ``(edits,)``."""
+@dataclass(frozen=True)
+class _Outcomes:
+    """What a pass says about the candidates of several edits, by edit, then by candidate.
+
+    Attributes:
+        losses: the mean cross-entropy over all target tokens of a candidate's rows.
+        objectives: what is minimised: the loss and the weighted drift.
+        learned: whether the most likely token is the right one at every target token of a candidate's rows.
+        differentiable: the objectives, as a differentiable tensor of shape ``(edits, candidates)``.
+    """
+
+    losses: list[list[float]]
+    objectives: list[list[float]]
+    learned: list[list[bool]]
+    differentiable: Tensor
+
+    def best(self, edit: int, hparams: GraceHyperParams) -> tuple[int, bool]:
+        """Return the first candidate of an edit with which its training stops, else its best one, and which it is."""
+        if hparams.reg == "early_stop":
+            for number, (loss, learned) in enumerate(zip(self.losses[edit], self.learned[edit], strict=True)):
+                if learned and loss <= hparams.stop_loss:
+                    return number, True
+        return lowest(self.objectives[edit]), False
+
+
+def _outcomes(step_pass: ValuePass, logits: Tensor, kl_factor: float, shape: torch.Size) -> _Outcomes:
+    """Return the outcomes of a pass.
+
+    Args:
+        step_pass: the pass; the rows of a candidate are consecutive.
+        logits: its logits, ``(rows, targets, classes)``.
+        kl_factor: weight of the drift.
+        shape: number of edits, number of candidates of each.
+    """
+    count = shape.numel()
+    losses, learned = _losses(logits, step_pass.targets, count), _learned(logits, step_pass.targets, count)
+    objectives = losses + kl_factor * _drift(step_pass, logits, count) if kl_factor else losses
+    losses, objectives, learned = losses.view(shape), objectives.view(shape), learned.view(shape)
+    return _Outcomes(losses.tolist(), objectives.tolist(), learned.tolist(), objectives)
+
+
+def _losses(logits: Tensor, targets: Tensor, count: int) -> Tensor:
+    """Return each candidate's loss, the mean cross-entropy over all target tokens of its rows, ``(count,)``."""
     per_token = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
-    return per_token.view(edits, -1).sum(dim=1) / (targets != IGNORED).view(edits, -1).sum(dim=1)
+    return per_token.view(count, -1).sum(dim=1) / (targets != IGNORED).view(count, -1).sum(dim=1)
 
 
-def _drift(value_pass: ValuePass, logits: Tensor, edits: int) -> Tensor:
-    """Return KL(edited ‖ unedited) of the next token, summed over each edit's rows without a target, ``(edits,)``."""
+def _drift(value_pass: ValuePass, logits: Tensor, count: int) -> Tensor:
+    """Return KL(edited ‖ unedited) of the next token, summed over a candidate's rows without a target, ``(count,)``."""
     no_target = (value_pass.targets == IGNORED).all(dim=1)
     unedited = value_pass.unedited[no_target, 0].float().log_softmax(dim=-1)
     drift = KLDivergence.apply(logits[no_target, 0].float(), unedited)
     rows = torch.arange(len(no_target), device=no_target.device)
-    edit_of_row = rows.div(len(no_target) // edits, rounding_mode="floor")
-    return logits.new_zeros(edits, dtype=torch.float32).index_add(0, edit_of_row[no_target], drift)
+    candidate = rows.div(len(no_target) // count, rounding_mode="floor")
+    return logits.new_zeros(count, dtype=torch.float32).index_add(0, candidate[no_target], drift)
 
 
-def _learned(logits: Tensor, targets: Tensor, edits: int) -> list[bool]:
-    """Return for each edit whether the most likely token is the right one at every target token of its rows."""
+def _learned(logits: Tensor, targets: Tensor, count: int) -> Tensor:
+    """Return whether the most likely token is right at every target token of a candidate's rows, bool, ``(count,)``."""
     correct = (logits.argmax(dim=-1) == targets) | (targets == IGNORED)
-    return correct.view(edits, -1).all(dim=1).tolist()
-
-
-def _select_values(values: Tensor, optimizer: torch.optim.Adam, kept: Tensor) -> tuple[Tensor, torch.optim.Adam]:
-    """Return a selection of the values with their gradients, and an optimizer that continues with their state."""
-    selection = values.detach()[kept].clone().requires_grad_(True)
-    assert values.grad is not None
-    selection.grad = values.grad[kept]
-    new_optimizer = torch.optim.Adam([selection], lr=optimizer.param_groups[0]["lr"])
-    state = optimizer.state.get(values, {})
-    new_optimizer.state[selection] = {name: part[kept] if part.dim() else part for name, part in state.items()}
-    return selection, new_optimizer
+    return correct.view(count, -1).all(dim=1)
 
 
 def _noise(copies: int, starts: Tensor, seed: str) -> Tensor:

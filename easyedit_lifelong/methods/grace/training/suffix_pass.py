@@ -42,6 +42,8 @@ class SuffixPass(ValuePass):
         value_tokens: for each row, index of the prompt token whose output the value replaces; None for the last token.
     """
 
+    has_independent_rows = True
+
     def __init__(
         self,
         runner: Runner,

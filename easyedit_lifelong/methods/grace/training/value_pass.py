@@ -44,8 +44,10 @@ class ValuePass(abc.ABC):
         output: the layer's output at that position, ``(rows, value_size)``.
         targets: as given.
         unedited: the logits without values, ``(rows, targets, classes)``.
+        has_independent_rows: whether :meth:`select_rows` can repeat rows.
     """
 
+    has_independent_rows = False
     query: Tensor
     output: Tensor
     unedited: Tensor
@@ -81,7 +83,7 @@ class ValuePass(abc.ABC):
 
     @abc.abstractmethod
     def select_rows(self, rows: Tensor) -> ValuePass:
-        """Return a pass over a selection of the rows."""
+        """Return a pass over a selection of the rows, some of which may be repeated."""
 
     @abc.abstractmethod
     def _forward(self) -> Tensor:
