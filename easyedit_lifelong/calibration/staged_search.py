@@ -1,0 +1,192 @@
+"""A staged search: choose hyperparameters one stage after another, each by trials of all its candidates.
+
+Coordinate search: a stage tries its candidates with the best values of the stages so far, and keeps the best. After the
+last stage the search begins again with the first, until a round changes nothing. The search knows neither the method
+nor how a trial is made. It is deterministic given the trials, so a resumed search continues as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from easyedit_lifelong.calibration.trials import Trial, TrialLog
+from easyedit_lifelong.errors import HyperParameterError, RunError
+from easyedit_lifelong.methods.search_space import SearchStage, Values
+
+START = "start"
+"""The stage of the first trial, which has the values that the search begins with."""
+
+_MAX_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a search may cost. Trials of earlier, interrupted calls count; those that the method refused don't.
+
+    Attributes:
+        seconds: most seconds of all trials together. A trial is begun only if one of average length still fits.
+        trials: most trials; None for no limit.
+    """
+
+    seconds: float
+    trials: int | None = None
+
+    def allows_another(self, log: TrialLog) -> bool:
+        """Return whether the budget has room for another trial."""
+        n_trials = sum(not trial.problem for trial in log.trials)
+        if n_trials == 0:
+            return True
+        fits = log.seconds * (n_trials + 1) / n_trials <= self.seconds
+        return fits and (self.trials is None or n_trials < self.trials)
+
+    def describe(self) -> str:
+        """Return the limits as text."""
+        return f"{self.seconds:g} s" + ("" if self.trials is None else f" and {self.trials} trials")
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The result of a staged search.
+
+    Attributes:
+        best: the best trial.
+        tried_fields: the hyperparameters of the stages of which some candidate was tried.
+        ended_in: the stage in which the budget ended; empty if the search was completed.
+    """
+
+    best: Trial
+    tried_fields: tuple[str, ...]
+    ended_in: str
+
+
+class StagedSearch:
+    """Searches for the best hyperparameters of a method on one model.
+
+    Args:
+        hparams: the hyperparameters to begin with.
+        model: the model, for the candidates of the stages.
+        stages: the stages, in order.
+        log: the trials so far; new ones are added.
+        budget: how much the search may cost.
+        make_trial: ``make_trial(number, stage, values, hparams)`` makes the edits of a trial.
+        prepare: called with the hyperparameters of new trials before they are made.
+    """
+
+    def __init__(
+        self,
+        hparams: Any,
+        model: Any,
+        stages: Sequence[SearchStage],
+        log: TrialLog,
+        budget: Budget,
+        make_trial: Callable[[int, str, Values, Any], Trial],
+        prepare: Callable[[Sequence[Any]], object],
+    ) -> None:
+        self.hparams, self.model, self.stages, self.log, self.budget = hparams, model, stages, log, budget
+        self._make_trial, self._prepare = make_trial, prepare
+
+    def run(self) -> SearchResult:
+        """Make the trials that are not in the log yet, and return the best.
+
+        Raises:
+            LifelongError: the hyperparameters to begin with cannot be tried.
+            RunError: the budget has no room for two trials.
+        """
+        first_candidates = self._candidates(self.stages[0], {}) if self.stages else []
+        best = self._start(first_candidates)
+        tried: dict[str, None] = {}
+        ended_in = ""
+        for _ in range(_MAX_ROUNDS):
+            before = best
+            for stage in self.stages:
+                trials, complete = self._try_all(stage, self._candidates(stage, best.values))
+                best = max([best, *trials], key=lambda trial: trial.rank)  # of equals, the earlier one
+                tried.update(dict.fromkeys(stage.fields if trials else ()))
+                if not complete:
+                    ended_in = stage.name
+                    break
+            if ended_in or best is before:
+                break
+        if ended_in and sum(not trial.problem for trial in self.log.trials) < 2:
+            raise RunError(self._too_small())
+        return SearchResult(best, tuple(tried), ended_in)
+
+    def _start(self, first_candidates: Sequence[Values]) -> Trial:
+        """Return the trial of the values to begin with; what the first stage needs is prepared together with them."""
+        trial = self.log.find({})
+        if trial is None:
+            self._prepare_all([{}, *first_candidates])
+            trial = self._make_trial(1, START, {}, self.hparams)
+            self.log.add(trial)
+        return trial
+
+    def _candidates(self, stage: SearchStage, values: Values) -> list[Values]:
+        """Return the candidates of a stage, each as all values that differ from those to begin with."""
+        present = {name: getattr(self.hparams, name) for name in stage.fields if hasattr(self.hparams, name)}
+        candidates = []
+        for candidate in stage.candidates(self._with(values), self.model):
+            combined = {**values, **candidate}
+            changed = {name: value for name, value in combined.items() if name not in present or value != present[name]}
+            if changed != values and changed not in candidates:
+                candidates.append(changed)
+        return candidates
+
+    def _try_all(self, stage: SearchStage, candidates: Sequence[Values]) -> tuple[list[Trial], bool]:
+        """Return the trials of a stage's candidates, and whether the budget allowed all of them."""
+        new = [values for values in candidates if self.log.find(values) is None]
+        if new and self.budget.allows_another(self.log):
+            self._prepare_all(new)
+        trials: list[Trial] = []
+        for values in candidates:
+            trial = self.log.find(values) or self._try(stage.name, values)
+            if trial is None:
+                return trials, False
+            trials.append(trial)
+        return trials, True
+
+    def _try(self, stage: str, values: Values) -> Trial | None:
+        """Make a trial and add it to the log; return None if the budget has no room for it.
+
+        Values that the method refuses are a trial without scores, which costs nothing.
+        """
+        number = len(self.log.trials) + 1
+        try:
+            hparams = self._with(values)
+        except HyperParameterError as error:
+            trial = Trial(number, stage, dict(values), {}, 0, 0, 0.0, str(error))
+        else:
+            if not self.budget.allows_another(self.log):
+                return None
+            trial = self._make_trial(number, stage, values, hparams)
+        self.log.add(trial)
+        return trial
+
+    def _prepare_all(self, candidates: Sequence[Values]) -> None:
+        """Prepare what new trials need; values that the method refuses need nothing."""
+        prepared = []
+        for values in candidates:
+            try:
+                prepared.append(self._with(values))
+            except HyperParameterError:
+                continue
+        self._prepare(prepared)
+
+    def _with(self, values: Mapping[str, Any]) -> Any:
+        """Return the hyperparameters with some values replaced.
+
+        Raises:
+            HyperParameterError: the method refuses them.
+        """
+        return dataclasses.replace(self.hparams, **values)
+
+    def _too_small(self) -> str:
+        """Return the message about a budget that ended after the first trial."""
+        seconds = self.log.seconds
+        return (
+            f"the budget of {self.budget.describe()} has no room for two trials, the least that can be compared: the "
+            f"first one took {seconds:.3g} s. It is kept; continue with --resume and a larger budget, such as "
+            f"--max-seconds {max(60, round(20 * seconds))} for about 20 trials."
+        )
