@@ -78,8 +78,7 @@ def _verdict(result: SearchResult, trials: Sequence[Trial], n_edits: int) -> lis
     )
     if result.ended_in:
         lines.append(
-            f"The budget ended in the stage {result.ended_in!r}: its other candidates and later stages were not tried. "
-            "--resume with a larger budget continues."
+            f"The budget ended in the stage {result.ended_in!r}; --resume with a larger budget continues there."
         )
     return lines
 

@@ -1,13 +1,18 @@
 """A staged search: choose hyperparameters one stage after another, each by trials of all its candidates.
 
 Coordinate search: a stage tries its candidates with the best values of the stages so far, and keeps the best. After the
-last stage the search begins again with the first, until a round changes nothing. The search knows neither the method
-nor how a trial is made. It is deterministic given the trials, so a resumed search continues as an uninterrupted one.
+last stage the search begins again with the first, until a round changes nothing. What a hyperparameter is worth can
+depend on another one that is chosen later, so random combinations of the values tried so far follow: as many as the
+stages had trials. A better one is where the stages begin again. docs/research/calibration-search.md compares this.
+
+The search knows neither the method nor how a trial is made. It is deterministic given the results of its trials, so a
+resumed search continues as an uninterrupted one.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +24,12 @@ from easyedit_lifelong.methods.search_space import SearchStage, Values
 START = "start"
 """The stage of the first trial, which has the values that the search begins with."""
 
+COMBINATIONS = "combinations"
+"""The stage of trials of random combinations."""
+
 _MAX_ROUNDS = 3
+_MAX_DRAWS = 1000
+"""Number of random combinations in a row that were tried before, after which all are taken to be tried."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,14 @@ class SearchResult:
     ended_in: str
 
 
+class _BudgetEnded(Exception):
+    """The budget has no room for another trial; the message is the name of the stage."""
+
+
+_UNCHANGED = object()
+"""Stands for the value of a hyperparameter that the search begins with."""
+
+
 class StagedSearch:
     """Searches for the best hyperparameters of a method on one model.
 
@@ -87,6 +105,8 @@ class StagedSearch:
     ) -> None:
         self.hparams, self.model, self.stages, self.log, self.budget = hparams, model, stages, log, budget
         self._make_trial, self._prepare = make_trial, prepare
+        self._random = random.Random(0)  # nosec B311: the choice of trials is no secret
+        self._visited: list[Trial] = []
 
     def run(self) -> SearchResult:
         """Make the trials that are not in the log yet, and return the best.
@@ -95,33 +115,74 @@ class StagedSearch:
             LifelongError: the hyperparameters to begin with cannot be tried.
             RunError: the budget has no room for two trials.
         """
-        first_candidates = self._candidates(self.stages[0], {}) if self.stages else []
-        best = self._start(first_candidates)
-        tried: dict[str, None] = {}
         ended_in = ""
-        for _ in range(_MAX_ROUNDS):
-            before = best
-            for stage in self.stages:
-                trials, complete = self._try_all(stage, self._candidates(stage, best.values))
-                best = max([best, *trials], key=lambda trial: trial.rank)  # of equals, the earlier one
-                tried.update(dict.fromkeys(stage.fields if trials else ()))
-                if not complete:
-                    ended_in = stage.name
-                    break
-            if ended_in or best is before:
-                break
+        try:
+            best: Trial | None = self._start()
+            while best is not None:
+                best = self._better_combination(self._run_stages(best))
+        except _BudgetEnded as ended:
+            ended_in = str(ended)
         if ended_in and sum(not trial.problem for trial in self.log.trials) < 2:
             raise RunError(self._too_small())
-        return SearchResult(best, tuple(tried), ended_in)
+        tried = {trial.stage for trial in self._visited}
+        fields = dict.fromkeys(field for stage in self.stages if stage.name in tried for field in stage.fields)
+        # Of equal trials, the earlier one is the best.
+        return SearchResult(max(self._visited, key=lambda trial: trial.rank), tuple(fields), ended_in)
 
-    def _start(self, first_candidates: Sequence[Values]) -> Trial:
+    def _start(self) -> Trial:
         """Return the trial of the values to begin with; what the first stage needs is prepared together with them."""
         trial = self.log.find({})
         if trial is None:
-            self._prepare_all([{}, *first_candidates])
+            self._prepare_all([{}, *(self._candidates(self.stages[0], {}) if self.stages else [])])
             trial = self._make_trial(1, START, {}, self.hparams)
             self.log.add(trial)
+        self._visited.append(trial)
         return trial
+
+    def _run_stages(self, best: Trial) -> Trial:
+        """Return the best trial of the stages, which are repeated until a round changes nothing.
+
+        Raises:
+            _BudgetEnded: the budget has no room for a trial.
+        """
+        for _ in range(_MAX_ROUNDS):
+            before = best
+            for stage in self.stages:
+                trials = self._visit_all(stage.name, self._candidates(stage, best.values))
+                best = max([best, *trials], key=lambda trial: trial.rank)
+            if best is before:
+                break
+        return best
+
+    def _better_combination(self, best: Trial) -> Trial | None:
+        """Try random combinations of the values that were tried, and return the first that is better than the best.
+
+        Returns None after as many combinations as the stages had trials, and if there is no other combination.
+
+        Raises:
+            _BudgetEnded: the budget has no room for a trial.
+        """
+        while True:
+            n_combinations = sum(trial.stage == COMBINATIONS for trial in self._visited)
+            values = self._new_combination() if 2 * n_combinations < len(self._visited) else None
+            if values is None:
+                return None
+            (trial,) = self._visit_all(COMBINATIONS, [values])
+            if trial.rank > best.rank:
+                return trial
+
+    def _new_combination(self) -> Values | None:
+        """Return a random combination of the values that were tried; None if there is hardly a new one."""
+        made = [trial for trial in self._visited if not trial.problem]
+        names = list(dict.fromkeys(name for trial in made for name in trial.values))
+        choices = {name: _distinct([trial.values.get(name, _UNCHANGED) for trial in made]) for name in names}
+        visited = [trial.values for trial in self._visited]
+        for _ in range(_MAX_DRAWS):
+            drawn = {name: self._random.choice(values) for name, values in choices.items()}
+            values = {name: value for name, value in drawn.items() if value is not _UNCHANGED}
+            if values not in visited:
+                return values
+        return None
 
     def _candidates(self, stage: SearchStage, values: Values) -> list[Values]:
         """Return the candidates of a stage, each as all values that differ from those to begin with."""
@@ -134,23 +195,28 @@ class StagedSearch:
                 candidates.append(changed)
         return candidates
 
-    def _try_all(self, stage: SearchStage, candidates: Sequence[Values]) -> tuple[list[Trial], bool]:
-        """Return the trials of a stage's candidates, and whether the budget allowed all of them."""
+    def _visit_all(self, stage: str, candidates: Sequence[Values]) -> list[Trial]:
+        """Return the trials of candidates: from the log, or new ones.
+
+        Raises:
+            _BudgetEnded: the budget has no room for one of them.
+        """
         new = [values for values in candidates if self.log.find(values) is None]
         if new and self.budget.allows_another(self.log):
             self._prepare_all(new)
-        trials: list[Trial] = []
+        trials = []
         for values in candidates:
-            trial = self.log.find(values) or self._try(stage.name, values)
-            if trial is None:
-                return trials, False
+            trial = self.log.find(values) or self._try(stage, values)
+            if not any(trial is visited for visited in self._visited):
+                self._visited.append(trial)
             trials.append(trial)
-        return trials, True
+        return trials
 
-    def _try(self, stage: str, values: Values) -> Trial | None:
-        """Make a trial and add it to the log; return None if the budget has no room for it.
+    def _try(self, stage: str, values: Values) -> Trial:
+        """Make a trial and add it to the log. Values that the method refuses are one without scores, which is free.
 
-        Values that the method refuses are a trial without scores, which costs nothing.
+        Raises:
+            _BudgetEnded: the budget has no room for it.
         """
         number = len(self.log.trials) + 1
         try:
@@ -159,7 +225,7 @@ class StagedSearch:
             trial = Trial(number, stage, dict(values), {}, 0, 0, 0.0, str(error))
         else:
             if not self.budget.allows_another(self.log):
-                return None
+                raise _BudgetEnded(stage)
             trial = self._make_trial(number, stage, values, hparams)
         self.log.add(trial)
         return trial
@@ -190,3 +256,12 @@ class StagedSearch:
             f"first one took {seconds:.3g} s. It is kept; continue with --resume and a larger budget, such as "
             f"--max-seconds {max(60, round(20 * seconds))} for about 20 trials."
         )
+
+
+def _distinct(values: Sequence[Any]) -> list[Any]:
+    """Return each of some values once, in order; lists, which have no hash, included."""
+    found: list[Any] = []
+    for value in values:
+        if value not in found:
+            found.append(value)
+    return found

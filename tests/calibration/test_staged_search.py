@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from easyedit_lifelong.calibration.staged_search import START, Budget, SearchResult, StagedSearch
+from easyedit_lifelong.calibration.staged_search import COMBINATIONS, START, Budget, SearchResult, StagedSearch
 from easyedit_lifelong.calibration.trials import Trial, TrialLog
 from easyedit_lifelong.errors import HyperParameterError, RunError
 from easyedit_lifelong.methods.search_space import SearchStage, Values, alternatives, multiples
@@ -84,6 +84,21 @@ def test_a_second_round_finds_what_depends_on_a_later_stage(tmp_path: Path) -> N
     assert result.best.values == {"layer": 2, "weight": 10.0}
 
 
+def coupled(settings: Settings) -> float:
+    """Return a score that only layer 1 with weight 10 raises: no single change does."""
+    return 0.9 if (settings.layer, settings.weight) == (1, 10.0) else 0.3
+
+
+def test_combinations_find_what_no_single_change_does_and_are_as_many_as_the_trials_of_stages(tmp_path: Path) -> None:
+    result, trials = search(tmp_path / "trials.jsonl", generality=coupled)
+    stages = [trial for trial in trials if trial.stage != COMBINATIONS]
+    combined = [trial for trial in trials if trial.stage == COMBINATIONS]
+    assert 1 <= len(combined) <= len(stages)
+    assert (result.best.values["layer"], result.best.values["weight"]) == (1, 10.0)
+    assert result.best.stage == COMBINATIONS
+    assert result.tried_fields == ("layer", "weight", "radius")
+
+
 def test_of_equal_trials_the_values_to_begin_with_stay(tmp_path: Path) -> None:
     result, trials = search(tmp_path / "trials.jsonl", generality=lambda settings: 0.5)
     assert result.best is trials[0] and result.best.values == {}
@@ -130,9 +145,13 @@ def test_a_budget_without_room_for_two_trials_is_refused_and_the_first_one_is_ke
     assert search(path)[0].best.values == {"layer": 2, "weight": 10.0, "radius": 0.1}
 
 
-@pytest.mark.parametrize("first", [1, 2, 3, 6])
-def test_a_resumed_search_equals_an_uninterrupted_one(tmp_path: Path, first: int) -> None:
-    expected = search(tmp_path / "uninterrupted.jsonl")
+@pytest.mark.parametrize("first", [1, 2, 3, 6, 10])
+@pytest.mark.parametrize("generality", [generality_of, coupled])
+def test_a_resumed_search_equals_an_uninterrupted_one(
+    tmp_path: Path, first: int, generality: Callable[[Settings], float]
+) -> None:
+    expected = search(tmp_path / "uninterrupted.jsonl", generality=generality)
+    assert len(expected[1]) > 11
     path = tmp_path / "interrupted.jsonl"
     calls = []
 
@@ -140,11 +159,11 @@ def test_a_resumed_search_equals_an_uninterrupted_one(tmp_path: Path, first: int
         calls.append(settings)
         if len(calls) > first:
             raise KeyboardInterrupt
-        return generality_of(settings)
+        return generality(settings)
 
     with pytest.raises(KeyboardInterrupt):
         search(path, generality=count)
-    result, trials = search(path)
+    result, trials = search(path, generality=generality)
     assert [asdict(trial) for trial in trials] == [asdict(trial) for trial in expected[1]]
     assert result == expected[0]
 
