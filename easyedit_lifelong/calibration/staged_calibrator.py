@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from easyedit_lifelong.calibration.trials import Trial, TrialLog
 from easyedit_lifelong.calibration.values_text import values_text
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.methods.base import EditMethod
-from easyedit_lifelong.methods.calibrator import CalibrationOutcome, ShowStep
+from easyedit_lifelong.methods.calibrator import CalibrationOutcome, Progress, ShowStep
 from easyedit_lifelong.methods.search_space import SearchStage, Values
 
 
@@ -89,7 +90,7 @@ class StagedCalibrator:
 
     def settings(self, hparams: Any, options: Mapping[str, Any]) -> SearchSettings:
         """Return the settings of the search."""
-        begins_with = {name: getattr(hparams, name) for name in self._fields if hasattr(hparams, name)}
+        begins_with = {name: getattr(hparams, name) for name in self._fields}
         return SearchSettings(self.blocks, tuple(self.records.numbers), begins_with)
 
     def steps(self, values: Mapping[str, Any] | None) -> SearchSteps:
@@ -143,7 +144,14 @@ class StagedCalibrator:
         space, method = self.method.search_space, self.method
         assert space is not None
         if space.prepare is not None:
-            with show("preparing the trials") as progress:
+            with contextlib.ExitStack() as stack:
+                shown: list[Progress] = []
+
+                def progress(done: int, total: int) -> None:  # nothing is shown if nothing has to be computed
+                    if not shown:
+                        shown.append(stack.enter_context(show("preparing the trials")))
+                    shown[0](done, total)
+
                 space.prepare(model, tok, candidates, progress)
         elif method.prepare is not None:
             for hparams in candidates:

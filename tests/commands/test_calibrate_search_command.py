@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from easyedit_lifelong import NeuralDBHyperParams
+from easyedit_lifelong import EditMethod, NeuralDBHyperParams, SearchSpace, get_plugins, hookimpl
 from easyedit_lifelong.calibration.trial_edits import TrialEdits
 from easyedit_lifelong.commands import calibrate_session
 from easyedit_lifelong.commands.main import main
+from easyedit_lifelong.methods.search_space import alternatives
+from tests.conformance.method_cases import example_plugin
 from tests.support.calibration_records import facts
 from tests.support.command_line import forbid_loading
 
@@ -173,3 +177,30 @@ def test_a_method_alone_begins_with_the_values_of_another_model(
     assert all(name.startswith("model.layers.") for name in written["inner_params"])
     assert len(written["inner_params"]) == 4, "as many modules as the model has blocks"
     assert main([*words, "--resume"]) == 0
+
+
+def test_a_plugins_method_with_a_search_space_is_calibrated(
+    command: list[str], tmp_path: Path, checkpoint: Path
+) -> None:
+    """A weak edit changes no answer, so the search finds a strength at which edits act."""
+    weak = {"alg_name": "BiasEdit", "model_name": str(checkpoint), "device": "cpu", "strength": 0.001}
+    (tmp_path / "neuraldb.yaml").write_text(yaml.safe_dump(weak))
+    methods: list[EditMethod] = []
+    example_plugin().register_methods(methods.append)
+    space = SearchSpace(lambda hparams, blocks: [alternatives("strength", "strength", [0.01, 200.0])])
+
+    class Plugin:
+        @hookimpl
+        def register_methods(self, register: Callable[[EditMethod], None]) -> None:
+            register(dataclasses.replace(methods[0], search_space=space))
+
+    plugins = get_plugins()
+    plugins.add(Plugin(), "searched")
+    try:
+        assert main(command) == 0
+    finally:
+        plugins.remove("searched")
+    assert yaml.safe_load((tmp_path / "out" / "calibrated.yaml").read_text())["strength"] == 200.0
+    trials = trials_in(tmp_path / "out")
+    assert [trial["values"] for trial in trials] == [{}, {"strength": 0.01}, {"strength": 200.0}]
+    assert trials[2]["scores"]["reliability"] == 1
