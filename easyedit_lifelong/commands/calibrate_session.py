@@ -76,9 +76,12 @@ def calibrate_session(arguments: argparse.Namespace, given: Collection[str], com
     own = _own_calibrator(start)
     _check_options(start, given, _SEARCH_OPTIONS if own is not None else _OWN_OPTIONS)
     requests = _read_requests(arguments, _OWN_LIMIT if own is not None else None)
-    calibrator = own or _staged_calibrator(arguments, start, requests, out, console)
-    searched = calibrator.records.requests if isinstance(calibrator, StagedCalibrator) else None
-    requests = requests[arguments.offset or 0 :] if searched is None else searched
+    calibrator: Calibrator
+    if own is None:
+        calibrator = _staged_calibrator(arguments, start, requests, out, console)
+        requests = calibrator.records.requests
+    else:
+        calibrator, requests = own, requests[arguments.offset or 0 :]
     calibrator.settings(start.hparams, vars(arguments))  # checks them
     if arguments.resume:
         read_steps(out, calibrator, None)
