@@ -72,10 +72,8 @@ def _verdict(result: SearchResult, trials: Sequence[Trial], n_edits: int) -> lis
         lines.append("In every trial some score is 0, so the arithmetic mean of the scores decided.")
     step = _one_answer(best, n_edits)
     near = sum(trial is not best and best.objective - trial.objective <= step for trial in trials)
-    lines.append(
-        f"One answer to a paraphrase more or less changes the objective by up to {step:.3f}: {near} other trials are "
-        "within that of the best."
-    )
+    others = f"{near} other {'trial is' if near == 1 else 'trials are'} within that of the best"
+    lines.append(f"One answer to a paraphrase more or less changes the objective by up to {step:.3f}: {others}.")
     if result.ended_in:
         lines.append(
             f"The budget ended in the stage {result.ended_in!r}; --resume with a larger budget continues there."

@@ -37,7 +37,7 @@ class Budget:
     """How much a search may cost. Trials of earlier, interrupted calls count; those that the method refused don't.
 
     Attributes:
-        seconds: most seconds of all trials together. A trial is begun only if one of average length still fits.
+        seconds: most seconds of all trials together. A trial is begun only if one as long as the longest still fits.
         trials: most trials; None for no limit.
     """
 
@@ -46,11 +46,10 @@ class Budget:
 
     def allows_another(self, log: TrialLog) -> bool:
         """Return whether the budget has room for another trial."""
-        n_trials = sum(not trial.problem for trial in log.trials)
-        if n_trials == 0:
+        seconds = [trial.seconds for trial in log.trials if not trial.problem]
+        if not seconds:
             return True
-        fits = log.seconds * (n_trials + 1) / n_trials <= self.seconds
-        return fits and (self.trials is None or n_trials < self.trials)
+        return sum(seconds) + max(seconds) <= self.seconds and (self.trials is None or len(seconds) < self.trials)
 
     def describe(self) -> str:
         """Return the limits as text."""

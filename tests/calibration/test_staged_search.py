@@ -52,12 +52,14 @@ def search(
     generality: Callable[[Settings], float] = generality_of,
     start: Settings | None = None,
     prepared: list[list[Settings]] | None = None,
+    seconds: Sequence[float] = (),
 ) -> tuple[SearchResult, list[Trial]]:
-    """Run a search of trials that take 10 seconds each."""
+    """Run a search of trials that take 10 seconds each, or as long as ``seconds`` says."""
 
     def make_trial(number: int, stage: str, values: Values, settings: Any) -> Trial:
         scores = {"reliability": 1.0, "generality": generality(settings), "locality": 0.9}
-        return Trial(number, stage, dict(values), scores, 20, 0, 10.0)
+        duration = seconds[number - 1] if seconds else 10.0
+        return Trial(number, stage, dict(values), scores, 20, 0, duration)
 
     prepared = [] if prepared is None else prepared
     log = TrialLog(path)
@@ -132,6 +134,11 @@ def test_a_budget_of_seconds_is_kept(tmp_path: Path, seconds: float, n_trials: i
     made = [trial for trial in trials if not trial.problem]
     assert len(made) == n_trials
     assert sum(trial.seconds for trial in made) <= seconds
+
+
+def test_a_budget_of_seconds_has_room_for_a_trial_as_long_as_the_longest(tmp_path: Path) -> None:
+    _, trials = search(tmp_path / "trials.jsonl", Budget(60), stages=STAGES[1:], seconds=[30, 5, 5, 5])
+    assert [trial.seconds for trial in trials] == [30, 5], "another trial of 30 s would exceed the budget"
 
 
 @pytest.mark.parametrize("budget", [Budget(15), Budget(1e9, trials=1)])
