@@ -70,10 +70,11 @@ def _verdict(result: SearchResult, trials: Sequence[Trial], n_edits: int) -> lis
         )
     if best.objective == 0:
         lines.append("In every trial some score is 0, so the arithmetic mean of the scores decided.")
-    step = _one_answer(best, n_edits)
-    near = sum(trial is not best and best.objective - trial.objective <= step for trial in trials)
-    others = f"{near} other {'trial is' if near == 1 else 'trials are'} within that of the best"
-    lines.append(f"One answer to a paraphrase more or less changes the objective by up to {step:.3f}: {others}.")
+    else:
+        step = _one_answer(best, n_edits)
+        near = sum(trial is not best and best.objective - trial.objective <= step for trial in trials)
+        others = f"{near} other {'trial is' if near == 1 else 'trials are'} within that of the best"
+        lines.append(f"One answer to a paraphrase more or less changes the objective by up to {step:.3f}: {others}.")
     if result.ended_in:
         lines.append(
             f"The budget ended in the stage {result.ended_in!r}; --resume with a larger budget continues there."
@@ -82,10 +83,9 @@ def _verdict(result: SearchResult, trials: Sequence[Trial], n_edits: int) -> lis
 
 
 def _one_answer(trial: Trial, n_edits: int) -> float:
-    """Return how much the objective would rise if the answer to one more paraphrase were right."""
-    if not trial.scores:
-        return 0.0
-    generality = min(1.0, trial.scores["generality"] + 1 / n_edits)
+    """Return how much the objective would change if the answer to one more paraphrase were right, or to one less."""
+    present = trial.scores["generality"]
+    generality = present + 1 / n_edits if present + 1 / n_edits <= 1 else present - 1 / n_edits
     other = Trial(0, "", {}, {**trial.scores, "generality": generality}, 0, 0, 0.0)
     return abs(other.objective - trial.objective)
 

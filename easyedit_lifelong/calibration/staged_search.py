@@ -104,14 +104,14 @@ class StagedSearch:
     ) -> None:
         self.hparams, self.model, self.stages, self.log, self.budget = hparams, model, stages, log, budget
         self._make_trial, self._prepare = make_trial, prepare
-        self._random = random.Random(0)  # nosec B311: the choice of trials is no secret
+        self._random = random.Random(0)  # nosec B311 # the choice of trials is no secret
         self._visited: list[Trial] = []
 
     def run(self) -> SearchResult:
         """Make the trials that are not in the log yet, and return the best.
 
         Raises:
-            LifelongError: the hyperparameters to begin with cannot be tried.
+            HyperParameterError: the method refuses the hyperparameters to begin with.
             RunError: the budget has no room for two trials.
         """
         ended_in = ""
@@ -134,6 +134,8 @@ class StagedSearch:
         if trial is None:
             self._prepare_all([{}, *(self._candidates(self.stages[0], {}) if self.stages else [])])
             trial = self._make_trial(1, START, {}, self.hparams)
+            if trial.problem:
+                raise HyperParameterError(trial.problem)
             self.log.add(trial)
         self._visited.append(trial)
         return trial

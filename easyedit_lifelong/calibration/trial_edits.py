@@ -10,7 +10,7 @@ from typing import Any
 from easyedit_lifelong.calibration.trials import SCORES, Trial
 from easyedit_lifelong.data.joiners import joiner_of, joiners_by_prompt, with_joiner
 from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.errors import EditError, ModelError, NotLearnedWarning
+from easyedit_lifelong.errors import CovarianceError, EditError, HyperParameterError, ModelError, NotLearnedWarning
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.methods.base import EditMethod
@@ -54,31 +54,37 @@ class TrialEdits:
             hparams: all hyperparameters.
             progress: called after each batch, and after the scoring.
 
+        Values that do not fit the model are a trial without scores, which names the problem.
+
         Raises:
             EditError: the method returns no rollback.
         """
+        began = time.monotonic()
+        rollbacks: list[Any] = []
         try:
             if self.method.check is not None:
                 self.method.check(self.model, self.tokenizer, hparams)
-        except ModelError as error:
-            return Trial(number, stage, dict(values), {}, 0, 0, 0.0, str(error))
-        began = time.monotonic()
-        size = hparams.batch_size if self.method.batchable else 1
-        total, n_failed = len(self.requests) + 1, 0
-        rollbacks: list[Any] = []
-        try:
-            for start in range(0, len(self.requests), size):
-                batch = self.requests[start : start + size]
-                n_failed += 0 if self._edit(batch, hparams, rollbacks) else len(batch)
-                progress(start + len(batch), total)
+            n_failed = self._edit_all(hparams, rollbacks, progress)
             found = self._board.score(self.model, self.requests).values
+        except (CovarianceError, HyperParameterError, ModelError) as error:
+            return Trial(number, stage, dict(values), {}, 0, 0, 0.0, str(error))
         finally:
             for rollback in reversed(rollbacks):
                 rollback()
-        progress(total, total)
+        progress(len(self.requests) + 1, len(self.requests) + 1)
         scores = {name: float(found[name]) for name in SCORES}
         seconds = round(time.monotonic() - began, 3)
         return Trial(number, stage, dict(values), scores, len(self.requests), n_failed, seconds)
+
+    def _edit_all(self, hparams: Any, rollbacks: list[Any], progress: Progress) -> int:
+        """Make all edits in batches, add the rollback of each, and return how many edits failed."""
+        size = hparams.batch_size if self.method.batchable else 1
+        n_failed = 0
+        for start in range(0, len(self.requests), size):
+            batch = self.requests[start : start + size]
+            n_failed += 0 if self._edit(batch, hparams, rollbacks) else len(batch)
+            progress(start + len(batch), len(self.requests) + 1)
+        return n_failed
 
     def _edit(self, batch: Sequence[EditRequest], hparams: Any, rollbacks: list[Any]) -> bool:
         """Edit a batch and add its rollback; return whether the edit succeeded.

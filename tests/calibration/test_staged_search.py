@@ -175,6 +175,17 @@ def test_a_resumed_search_equals_an_uninterrupted_one(
     assert result == expected[0]
 
 
+def test_values_to_begin_with_that_the_method_refuses_end_the_search(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+
+    def refuse(number: int, stage: str, values: Values, settings: Any) -> Trial:
+        return Trial(number, stage, dict(values), {}, 0, 0, 0.0, "no such layer")
+
+    with pytest.raises(HyperParameterError, match="no such layer"):
+        StagedSearch(Settings(), None, STAGES, TrialLog(path), UNLIMITED, refuse, lambda new: None).run()
+    assert not path.exists()
+
+
 def test_an_incomplete_last_line_is_dropped_and_the_file_stays_readable(tmp_path: Path) -> None:
     path = tmp_path / "trials.jsonl"
     _, trials = search(path)

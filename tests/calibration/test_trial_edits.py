@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from easyedit_lifelong.calibration.trial_edits import TrialEdits
-from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.errors import EditError, ModelError
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.calibrator import no_progress
 from easyedit_lifelong.plugins import get_plugins
@@ -94,3 +94,21 @@ def test_values_that_do_not_fit_the_model_are_a_trial_without_scores(model: Any,
     outside = dataclasses.replace(hparams, inner_params=["model.layers.9.mlp.down_proj"])
     trial = edits.make(2, "layers", {"inner_params": outside.inner_params}, outside, no_progress)
     assert trial.scores == {} and "model.layers.9" in trial.problem
+
+
+def test_values_that_only_an_edit_refuses_are_a_trial_without_scores_and_leave_no_trace(
+    model: Any, hparams: Any
+) -> None:
+    method, before, calls = get_plugins().methods.get("UltraEdit"), state_of(model), []
+
+    def refuse_second(*arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise ModelError("scope_layer: comes after the first edited projection")
+        return method.apply(*arguments, **options)
+
+    edits = edits_of(model, dataclasses.replace(method, apply=refuse_second), hparams)
+    trial = edits.make(2, "combinations", {"lr": 0.5}, hparams, no_progress)
+    assert (trial.scores, trial.problem) == ({}, "scope_layer: comes after the first edited projection")
+    after = state_of(model)
+    assert all(torch.equal(before[name], after[name]) for name in before)
