@@ -79,6 +79,8 @@ _LAZY = {
     "hparams_values": "easyedit_lifelong.hparams_files",
     "ModelMethod": "easyedit_lifelong.registry",
     "Calibrator": "easyedit_lifelong.methods.calibrator",
+    "SearchSpace": "easyedit_lifelong.methods.search_space",
+    "SearchStage": "easyedit_lifelong.methods.search_space",
     "TrainedEditor": "easyedit_lifelong.methods.trained_editor",
     "Training": "easyedit_lifelong.methods.trained_editor",
     "TrainingSchedule": "easyedit_lifelong.methods.trained_editor",
@@ -218,6 +220,7 @@ if TYPE_CHECKING:
     from easyedit_lifelong.methods.retrieval.train_classifier import train_scope_classifier
     from easyedit_lifelong.methods.rome.config import NativeRomeHyperParams
     from easyedit_lifelong.methods.rome.editor import apply_rome_to_model
+    from easyedit_lifelong.methods.search_space import SearchSpace, SearchStage
     from easyedit_lifelong.methods.shared.editors import editors_on, internal_pass, register_editor, unregister_editor
     from easyedit_lifelong.methods.shared.records import EditRecord
     from easyedit_lifelong.methods.shared.results import EditResult
@@ -296,6 +299,8 @@ __all__ = [
     "RunError",
     "RunRecord",
     "SERACHyperParams",
+    "SearchSpace",
+    "SearchStage",
     "SecondMoment",
     "SeparateEdit",
     "SeparateEditor",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from easyedit_lifelong.parsing import parse_json
 
 SCHEMA_VERSION = 1
 RESULT, HPARAMS, TABLES, PLOT = "calibration.json", "calibrated.yaml", "calibration.md", "calibration.png"
+VECTOR_PLOT = "calibration.svg"
+TRIALS, TRIAL_TABLE = "trials.jsonl", "trials.csv"
+"""The files of a staged search alone: the trials, appended one by one, and a table of them."""
 
 
 def read_steps(out: Path, calibrator: Calibrator, settings: Mapping[str, Any] | None) -> Any:
@@ -88,6 +93,15 @@ def hparams_text(
         comment = f" # {comments[name]}" if name in chosen and name in comments else ""
         lines += [first_line + comment, *other_lines]
     return "\n".join(lines) + "\n"
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows with equal names of columns as a CSV file."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def write(file: Path, content: str | bytes) -> None:

@@ -38,7 +38,7 @@ COMMANDS = {
     "sweep": "run all combinations of methods, models, data and seeds, on one machine, Ray or Slurm",
     "run": "run an experiment file",
     "scope": "show at which tokens CoachHook's hooks act: z-scores of prompts and paraphrases",
-    "calibrate": "choose layers, distance, radius and relation gate of GRACE by subjects for a model",
+    "calibrate": "choose layers, weights and radii of a method for a model, on held-out records",
     "train": "train a method (MEND, KE, ENN) for a model, so that it can edit",
     "rescore": "score the edits of a run again, with further data or metrics, without editing",
     "locate": "find where a model keeps facts, by causal tracing, and which layers to edit",

@@ -5,9 +5,7 @@ Each edit is made on the unedited model, scored by teacher forcing, and rolled b
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,21 +16,19 @@ import numpy as np
 
 from easyedit_lifelong.atomic import write_text_atomically
 from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.errors import EditError, HyperParameterError, ModelError, RunError
+from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.evaluation.questions import Question, Questions
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer
 from easyedit_lifelong.folder_lock import locked_folder
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.methods.base import EditMethod
-from easyedit_lifelong.models.anatomy import Anatomy, anatomy_of
+from easyedit_lifelong.methods.shared.layer_moves import at_layer
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
-from easyedit_lifelong.models.modules import module_path
 from easyedit_lifelong.parsing import parse_json
 
 SCORES = ("reliability", "generality", "locality")
-_LAYER_FIELDS = ("layers", "inner_params")
 
 
 @dataclass(frozen=True)
@@ -117,44 +113,11 @@ def sweep_layers(
     return swept
 
 
-def at_layer(hparams: Any, model: Any, layer: int) -> Any:
-    """Return a copy of hyperparameters that edits at a layer.
-
-    A method with one entry in ``layers`` edits this layer. One with several edits as many, around this layer, moved
-    where they would exceed the model. In ``inner_params``, the number of the block in each path is replaced.
-
-    Raises:
-        HyperParameterError: the hyperparameters have neither ``layers`` nor ``inner_params``.
-        ModelError: the model's blocks aren't found, or it has no such layer.
-    """
-    anatomy = anatomy_of(model)
-    if anatomy is None or not 0 <= layer < len(anatomy.blocks):
-        raise ModelError(f"{model_label(model)}: has no layer {layer}")
-    fields = {field.name for field in dataclasses.fields(hparams)}
-    field = next((name for name in _LAYER_FIELDS if name in fields), None)
-    if field is None:
-        raise HyperParameterError(f"{hparams.alg_name}: has neither layers nor inner_params, so no layers can be swept")
-    present = getattr(hparams, field)
-    if field == "inner_params":
-        return dataclasses.replace(hparams, inner_params=[_moved(name, anatomy, layer) for name in present])
-    size = len(present)
-    first = min(max(0, layer - size // 2), len(anatomy.blocks) - size)
-    return dataclasses.replace(hparams, layers=list(range(first, first + size)))
-
-
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
     """Return Spearman's rank correlation of two series; None if one is constant or shorter than three."""
     if len(one) < 3 or len(set(one)) == 1 or len(set(other)) == 1:
         return None
     return float(np.corrcoef(_ranks(one), _ranks(other))[0, 1])
-
-
-def _moved(name: str, anatomy: Anatomy, layer: int) -> str:
-    """Return the path of a module in another block."""
-    path = module_path(name)
-    if anatomy.block_of(path) is None:
-        raise HyperParameterError(f"inner_params: {name!r} is in no block, so its layer can't be replaced")
-    return re.sub(rf"^{re.escape(anatomy.blocks_path)}\.\d+", f"{anatomy.blocks_path}.{layer}", path)
 
 
 def _edit_at(

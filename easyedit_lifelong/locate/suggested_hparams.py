@@ -10,21 +10,12 @@ from typing import Any
 import yaml
 
 from easyedit_lifelong.atomic import write_text_atomically
-from easyedit_lifelong.errors import HyperParameterError, ModelError, RunError
+from easyedit_lifelong.errors import HyperParameterError, RunError
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.locate.layer_rule import SuggestedLayers
 from easyedit_lifelong.methods.base import EditMethod
-from easyedit_lifelong.models.anatomy import Anatomy, anatomy_of, attention_output_of, mlp_of, projection_shape
-from easyedit_lifelong.models.load import model_label
-from easyedit_lifelong.models.wrappers import unwrap_model
-from easyedit_lifelong.runs.hyperparameter_files import load_hparams, make_hparams, shipped_hparams
-
-_SMALL, _LARGE = "smollm2-135m", "llama3-8b"
-_LARGE_FROM = 1_500_000_000
-"""From this number of parameters on, the file of a large model is the template."""
-
-_TOKENS_PER_DIMENSION = 10
-"""Tokens of second moments for each dimension of the keys."""
+from easyedit_lifelong.runs.adapted_hparams import modules_for_model, template_file
+from easyedit_lifelong.runs.hyperparameter_files import load_hparams, make_hparams
 
 
 def check_suggestible(method: EditMethod) -> None:
@@ -56,26 +47,9 @@ def suggest_hparams(method: EditMethod, model: Any, layers: SuggestedLayers) -> 
         ModelError: the model's blocks or MLPs aren't found.
     """
     check_suggestible(method)
-    label = model_label(model)
-    anatomy = anatomy_of(model)
-    mlp = None if anatomy is None else mlp_of(anatomy.blocks[0])
-    if anatomy is None or mlp is None:
-        raise ModelError(f"{label}: the MLPs of its blocks aren't found, so --suggest can't name the modules to edit")
-    template = hparams_values(load_hparams(_template_file(method.name, model)))
-    n_layers = len(anatomy.blocks)
-    width = projection_shape(anatomy.blocks[0].get_submodule(mlp.output))
-    values = {
-        "model_name": label,
-        "layers": _chosen_layers(len(template["layers"]), layers, n_layers),
-        "v_loss_layer": n_layers - 1,
-        "rewrite_module_tmp": f"{anatomy.blocks_path}.{{}}.{mlp.output}",
-        "layer_module_tmp": f"{anatomy.blocks_path}.{{}}",
-        "mlp_module_tmp": f"{anatomy.blocks_path}.{{}}.{mlp.output.rpartition('.')[0] or mlp.output}",
-        **_other_modules(model, anatomy, width[1]),
-        "mom2_n_tokens": _TOKENS_PER_DIMENSION * width[0],
-    }
-    known = {name: value for name, value in values.items() if template.get(name) is not None}
-    suggested = {**template, **known}
+    template = hparams_values(load_hparams(template_file(method.name, model, "--suggest for")))
+    suggested = modules_for_model(template, model, "--suggest")
+    suggested["layers"] = _chosen_layers(len(template["layers"]), layers)
     make_hparams(suggested, "the suggested file")  # checks them
     return suggested
 
@@ -97,17 +71,7 @@ def write_suggested_hparams(path: Path, values: Mapping[str, Any]) -> None:
         raise RunError(f"{path}: can't be written: {error.strerror}") from error
 
 
-def _template_file(method: str, model: Any) -> Path:
-    """Return the file of the method that is shipped for a model of similar size."""
-    size = sum(parameter.numel() for parameter in model.parameters())
-    order = (_LARGE, _SMALL) if size >= _LARGE_FROM else (_SMALL, _LARGE)
-    try:
-        return shipped_hparams(method, order[0], "--suggest for")
-    except HyperParameterError:
-        return shipped_hparams(method, order[1], "--suggest for")
-
-
-def _chosen_layers(number: int, layers: SuggestedLayers, n_layers: int) -> list[int]:
+def _chosen_layers(number: int, layers: SuggestedLayers) -> list[int]:
     """Return the layers to edit: one, or several, as in the template.
 
     Raises:
@@ -119,16 +83,3 @@ def _chosen_layers(number: int, layers: SuggestedLayers, n_layers: int) -> list[
         return list(layers.several)
     lacking = "MLP outputs (--kinds mlp)" if number == 1 else "states and severed MLPs (--kinds state --severed mlp)"
     raise HyperParameterError(f"--suggest: the traces suggest no layers; they need {lacking}")
-
-
-def _other_modules(model: Any, anatomy: Anatomy, width: int) -> dict[str, str]:
-    """Return the paths of the attention, the final norm and the head, as far as they are found."""
-    found = {}
-    attention = attention_output_of(anatomy.blocks[0], width)
-    if attention is not None:
-        found["attn_module_tmp"] = f"{anatomy.blocks_path}.{{}}.{attention.rpartition('.')[0] or attention}"
-    paths = {module: path for path, module in unwrap_model(model).named_modules()}
-    for name, module in (("ln_f_module", anatomy.final_norm), ("lm_head_module", anatomy.head)):
-        if module is not None:
-            found[name] = paths[module]
-    return found

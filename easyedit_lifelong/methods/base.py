@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from easyedit_lifelong.methods.calibrator import Calibrator
 from easyedit_lifelong.methods.edit_stores import EditsPart, EditStore, StateKeeper
 from easyedit_lifelong.methods.report_sections import ReportSection, RunRecord
+from easyedit_lifelong.methods.search_space import SearchSpace
 from easyedit_lifelong.methods.trained_editor import TrainedEditor
 
 if TYPE_CHECKING:
@@ -287,6 +288,8 @@ class EditMethod:
         report_sections: ``report_sections(run)`` returns the sections that the method adds to the reports of its
             runs.
         calibrate: chooses hyperparameters for one model; see :mod:`easyedit_lifelong.methods.calibrator`.
+        search_space: which hyperparameters a staged search chooses for one model, and among which values; see
+            :mod:`easyedit_lifelong.methods.search_space`.
         train: trains the method for one model before it can edit; see :mod:`easyedit_lifelong.methods.trained_editor`.
         edits_by_row: whether the edits act through attachments alone (:mod:`easyedit_lifelong.models.attachment`), and
             on each row of a batch independently of the other rows. Then a server answers requests of several versions
@@ -314,6 +317,7 @@ class EditMethod:
     reasons: Mapping[str, str] = field(default_factory=dict, hash=False)
     report_sections: Callable[[RunRecord], Sequence[ReportSection]] | None = None
     calibrate: Calibrator | None = None
+    search_space: SearchSpace | None = None
     train: TrainedEditor | None = None
     edits_by_row: bool = False
     study_scope: Callable[[Any, Any, Sequence[EditRequest]], ScopeStudy] | None = None

@@ -51,14 +51,14 @@ class PlotSeries:
         points: (x, y) coordinates, in order.
         label: the entry in the legend; empty for none.
         number: index of the colour; series with the same number have the same colour.
-        style: a line, a dotted line, or crosses without a line.
+        style: a line, a dotted line, or crosses or points without a line.
         notes: texts to write beside points, by coordinates.
     """
 
     points: Sequence[tuple[float, float]]
     label: str = ""
     number: int = 0
-    style: Literal["line", "dotted", "crosses"] = "line"
+    style: Literal["line", "dotted", "crosses", "points"] = "line"
     notes: Mapping[tuple[float, float], str] = field(default_factory=dict)
 
 
@@ -100,6 +100,7 @@ class CalibrationOutcome:
         short_tables: shorter tables for a terminal.
         panels: the plots, from left to right.
         caption: a short description of the plots.
+        rows: the results as rows with equal names of columns, for a CSV file; empty for none.
     """
 
     chosen: Mapping[str, Any]
@@ -111,20 +112,23 @@ class CalibrationOutcome:
     short_tables: Sequence[TextTable]
     panels: Sequence[PlotPanel]
     caption: str
+    rows: Sequence[Mapping[str, Any]] = ()
 
 
 class Calibrator(Protocol):
-    """Chooses some of a method's hyperparameters for one model, on held-out records.
+    """Chooses some of a method's hyperparameters for one model, on held-out records."""
 
-    Attributes:
-        name: what is calibrated, for titles.
-        accepts: which hyperparameter files can be calibrated, and which one to begin with, for messages.
-        comments: the calibrated hyperparameters: name to the comment that the written file has beside the value.
-    """
+    @property
+    def name(self) -> str:
+        """What is calibrated, for titles."""
 
-    name: str
-    accepts: str
-    comments: Mapping[str, str]
+    @property
+    def accepts(self) -> str:
+        """Which hyperparameter files can be calibrated, and which one to begin with, for messages."""
+
+    @property
+    def comments(self) -> Mapping[str, str]:
+        """The calibrated hyperparameters: name to the comment that the written file has beside the value."""
 
     def mismatch(self, hparams: Any) -> str | None:
         """Return what prevents the calibration of these hyperparameters, for a message; None if nothing does."""

@@ -13,6 +13,7 @@ from easyedit_lifelong.methods.calibrator import PlotPanel, TextTable
 from easyedit_lifelong.reporting.console_tables import plain_table
 from easyedit_lifelong.reporting.report.generations import printable
 from easyedit_lifelong.reporting.report.style import INK, MUTED, figure_options, new_figure, series_style
+from easyedit_lifelong.reporting.report.svg import svg_text
 
 _DPI = 120
 
@@ -35,15 +36,15 @@ def show(console: Console, table: TextTable) -> None:
     console.print(rich_table)
 
 
-def panels_png(panels: Sequence[PlotPanel]) -> bytes:
-    """Return plots side by side as the content of a PNG file; a circle marks the chosen point of each."""
+def panels_images(panels: Sequence[PlotPanel]) -> tuple[bytes, str]:
+    """Return plots side by side as the content of a PNG and of an SVG file; a circle marks the chosen point of each."""
     with figure_options():
         figure = new_figure(5.5 * len(panels), 4.2)
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             _draw(axes, panel)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
-    return buffer.getvalue()
+        return buffer.getvalue(), svg_text(figure)
 
 
 def _draw(axes: Axes, panel: PlotPanel) -> None:
@@ -54,6 +55,8 @@ def _draw(axes: Axes, panel: PlotPanel) -> None:
             style |= {"marker": None, "linestyle": "dotted", "linewidth": 1.2}
         elif series.style == "crosses":
             style |= {"marker": "x", "linestyle": "none"}
+        elif series.style == "points":
+            style |= {"linestyle": "none"}
         axes.plot(*zip(*series.points, strict=True), label=printable(series.label), **style)
         for point, text in series.notes.items():
             axes.annotate(text, point, xytext=(4, 4), textcoords="offset points", fontsize=7, color=MUTED)

@@ -21,7 +21,7 @@ from tests.support.calibration_records import facts, write_inputs
 from tests.support.command_line import forbid_loading
 from tests.support.tiny_models import build_model, build_tokenizer
 
-FILES = ["calibrated.yaml", "calibration.json", "calibration.md", "calibration.png"]
+FILES = ["calibrated.yaml", "calibration.json", "calibration.md", "calibration.png", "calibration.svg"]
 
 
 @pytest.fixture
@@ -156,14 +156,14 @@ def test_mistakes_are_refused_before_the_model_loads(
         arguments = build_parser().parse_args([*command, "--hparams", hparams, *more])
         arguments.run(arguments)
 
-    with pytest.raises(HyperParameterError, match="query_token: prompt_last; calibrate is for GRACE by subjects"):
-        calibrate("GRACE/smollm2-135m")
-    with pytest.raises(HyperParameterError, match="is for CoachHook; calibrate is for GRACE by subjects") as caught:
-        calibrate("CoachHook/smollm2-135m")
+    with pytest.raises(HyperParameterError, match="is for FT-L; calibrate is for GRACE by subjects") as caught:
+        calibrate("FT-L/smollm2-135m")
     assert "Begin with GRACE/smollm2-135m-subject, or a copy of it, and --model." in str(caught.value)
     good = str(tmp_path / "subject.yaml")
     with pytest.raises(HyperParameterError, match="--false-fire-rate 1"):
         calibrate(good, "--false-fire-rate", "1")
+    with pytest.raises(HyperParameterError, match="--max-trials: is for a staged search; GRACE"):
+        calibrate(good, "--max-trials", "9")
     with pytest.raises(RunError, match="holds no calibration to resume"):
         calibrate(good, "--resume")
     (tmp_path / "file").touch()

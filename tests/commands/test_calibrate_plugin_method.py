@@ -162,4 +162,4 @@ def test_unknown_options_and_unfit_hyperparameters_are_refused(
     assert main(command) == 1
     err = capsys.readouterr().err
     assert "dial.yaml: is for dial: 0.0; calibrate is for GRACE by subjects" in err
-    assert err.rstrip().endswith("Or DIAL with a dial above 0.")
+    assert "Or DIAL with a dial above 0." in err

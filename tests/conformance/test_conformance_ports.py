@@ -42,6 +42,7 @@ TESTED_ELSEWHERE = {
     "state": "test_conformance_folders.py",
     "edits": "test_conformance_folders.py",
     "calibrate": "tests/methods: it needs a model that knows facts",
+    "search_space": "tests/calibration/test_search_spaces.py",
     "train": "tests/runs/test_training.py",
     "study_scope": "tests/commands: it needs a model that knows facts",
 }

@@ -10,12 +10,10 @@ import pytest
 import torch
 
 from easyedit_lifelong.data.request import EditRequest, Probe
-from easyedit_lifelong.errors import HyperParameterError, ModelError, RunError
-from easyedit_lifelong.locate.layer_sweep import SweptLayer, at_layer, rank_correlation, sweep_layers
+from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.locate.layer_sweep import SweptLayer, rank_correlation, sweep_layers
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.memit.config import NativeMemitHyperParams
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.runs.hyperparameter_files import load_hparams
 from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 GRACE = GraceHyperParams(
@@ -75,19 +73,6 @@ def test_a_sweep_continues_after_the_finished_layers(model: Any, tmp_path: Path)
     file.write_text("{}")
     with pytest.raises(RunError, match="is damaged"):
         sweep(model, tmp_path, [1])
-
-
-def test_hyperparameters_are_moved_to_a_layer(model: Any) -> None:
-    assert at_layer(GRACE, model, 3).inner_params == ["model.layers.3.mlp.down_proj"]
-    memit = load_hparams("MEMIT-native/smollm2-135m")
-    assert isinstance(memit, NativeMemitHyperParams)
-    memit.layers = [1, 2, 3]
-    assert [at_layer(memit, model, layer).layers for layer in (0, 2, 3)] == [[0, 1, 2], [1, 2, 3], [1, 2, 3]]
-    with pytest.raises(ModelError, match="has no layer 4"):
-        at_layer(memit, model, 4)
-    outside = GraceHyperParams(**{**GRACE.to_dict(), "inner_params": ["model.norm.weight"]})
-    with pytest.raises(HyperParameterError, match="is in no block"):
-        at_layer(outside, model, 1)
 
 
 def test_the_combined_score_is_the_harmonic_mean() -> None:

@@ -38,6 +38,14 @@ BY_SUBJECT = {
     "dist_fn": "cos",
     "eps": 0.3,
 }
+NEURALDB = {
+    "alg_name": "NeuralDB",
+    "layers": [1],
+    "rewrite_module_tmp": "model.layers.{}.mlp.down_proj",
+    "layer_module_tmp": "model.layers.{}",
+    "v_num_grad_steps": 2,
+    "context_template_length_params": [],
+}
 MEND = {"alg_name": "MEND", "inner_params": ["model.layers.3.mlp.down_proj"], "rank": 2, "archive": "trained"}
 
 
@@ -79,6 +87,11 @@ COMMANDS = {
         "c",
         "calibration.json",
     ),
+    "calibrate by search": Command(
+        "calibrate --hparams neuraldb.yaml --data ten.json --edits 2 --layers 1,2 --max-trials 3 --out c",
+        "c",
+        "calibration.json",
+    ),
     "train": Command("train --hparams mend.yaml --data records.json --edits 4", "trained", "training.jsonl"),
     "report": Command("report finished --out page", "page"),
     "run": Command("run finished/config.yaml --out run", "run", "config.yaml"),
@@ -115,7 +128,13 @@ def prepare(folder: Path) -> None:
     shutil.move(calibration[calibration.index("--data") + 1], "ten.json")
     common = {"model_name": "checkpoint", "device": "cpu"}
     coachhook = {**COACHHOOK, "stats_dir": "stats", "v_num_grad_steps": 3}
-    methods = {"grace": {**HPARAMS, **GRACE}, "by-subject": BY_SUBJECT, "coachhook": coachhook, "mend": MEND}
+    methods = {
+        "grace": {**HPARAMS, **GRACE},
+        "by-subject": BY_SUBJECT,
+        "coachhook": coachhook,
+        "mend": MEND,
+        "neuraldb": NEURALDB,
+    }
     for name, values in methods.items():
         Path(f"{name}.yaml").write_text(yaml.safe_dump({**values, **common}))
     write_grid(Path(), "checkpoint", seeds=[0])

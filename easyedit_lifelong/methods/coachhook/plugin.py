@@ -12,6 +12,7 @@ from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
 from easyedit_lifelong.methods.coachhook.explain import explain
 from easyedit_lifelong.methods.coachhook.report import report_sections
 from easyedit_lifelong.methods.coachhook.scope import study_scope
+from easyedit_lifelong.methods.coachhook.search import SEARCH_SPACE
 from easyedit_lifelong.methods.coachhook.store import CoachHookStore
 from easyedit_lifelong.methods.locate_edit.check import check_model, check_requests
 from easyedit_lifelong.methods.locate_edit.moments import second_moments
@@ -37,6 +38,7 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
             describe=store.describe,
             plain_weights=store.plain_weights,
             report_sections=report_sections,
+            search_space=SEARCH_SPACE,
             study_scope=study_scope,
             reasons=batch_reasons("CoachHook"),
         )

@@ -16,6 +16,7 @@ from easyedit_lifelong.methods.grace.describe import describe
 from easyedit_lifelong.methods.grace.explain import explain
 from easyedit_lifelong.methods.grace.merge import merge
 from easyedit_lifelong.methods.grace.report import report_sections
+from easyedit_lifelong.methods.grace.search import SEARCH_SPACE
 from easyedit_lifelong.methods.grace.store import GraceRemoval, GraceStore
 from easyedit_lifelong.methods.grace.subject.prepare import prepare_statistics
 
@@ -48,6 +49,7 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
             merge=merge,
             report_sections=report_sections,
             calibrate=GraceCalibrator(),
+            search_space=SEARCH_SPACE,
             edits_by_row=True,
             reasons={"plain_weights": _NO_WEIGHTS, "remove_batches": _NO_BATCHES},
         )

@@ -9,6 +9,7 @@ from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.locate_edit.check import check_model, check_requests
 from easyedit_lifelong.methods.locate_edit.editor import WeightEditor
 from easyedit_lifelong.methods.locate_edit.moments import second_moments
+from easyedit_lifelong.methods.search_space import SearchSpace
 from easyedit_lifelong.methods.weight_updates.batch_method import batch_method
 
 
@@ -18,10 +19,12 @@ def weight_method(
     label: str,
     shown_settings: Sequence[str],
     batchable: bool = True,
+    search_space: SearchSpace | None = None,
 ) -> EditMethod:
     """Return the method of an editor that solves for its updates with second moments.
 
-    The arguments are those of :func:`~easyedit_lifelong.methods.weight_updates.batch_method.batch_method`.
+    The arguments are those of :func:`~easyedit_lifelong.methods.weight_updates.batch_method.batch_method`, and the
+    search space of the method.
     """
     return batch_method(
         editor_class,
@@ -32,4 +35,5 @@ def weight_method(
         check=check_model,
         check_requests=check_requests,
         prepare=second_moments,
+        search_space=search_space,
     )

@@ -13,6 +13,7 @@ from easyedit_lifelong.methods.neuraldb.editor import NeuralDBEditor
 from easyedit_lifelong.methods.neuraldb.explain import explain
 from easyedit_lifelong.methods.neuraldb.make_edits import apply_neuraldb_to_model
 from easyedit_lifelong.methods.neuraldb.merge import merge
+from easyedit_lifelong.methods.neuraldb.search import SEARCH_SPACE
 from easyedit_lifelong.methods.neuraldb.store import NeuralDBStore
 
 _NO_WEIGHTS = (
@@ -40,6 +41,7 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
             explain=explain,
             describe=store.describe,
             merge=merge,
+            search_space=SEARCH_SPACE,
             edits_by_row=True,
             reasons={"plain_weights": _NO_WEIGHTS, "remove_batches": "NeuralDB's edits are rolled back case by case"},
         )

@@ -9,7 +9,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.methods.calibrator import CalibrationOutcome, ShowStep
 from easyedit_lifelong.methods.grace.calibration.candidate_layers import Layer, parse_layers
 from easyedit_lifelong.methods.grace.calibration.outcome import outcome_of
-from easyedit_lifelong.methods.grace.calibration.study import Settings, Steps, calibrate
+from easyedit_lifelong.methods.grace.calibration.study import DEFAULT_EDITS, Settings, Steps, calibrate
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 
 
@@ -50,7 +50,7 @@ class GraceCalibrator:
             answer_layers=_given_layers(options["answer_layers"], "--answer-layers"),
             false_fire_rate=hparams.false_fire_rate,
             generality=options["generality"],
-            edits=options["edits"],
+            edits=options["edits"] or DEFAULT_EDITS,
             tries=options["tries"],
         )
 

@@ -49,6 +49,9 @@ from easyedit_lifelong.methods.shared.subject_keys.whitening import whitening_of
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.runner import Runner
 
+DEFAULT_EDITS = 50
+"""How many records are edited on trial by default."""
+
 _TRIAL_SHARE = 0.9
 """Trial edits are made with the gate that this share of the paraphrases passes, then scored with several gates."""
 
@@ -70,7 +73,7 @@ class Settings:
     answer_layers: tuple[Layer, ...] | None
     false_fire_rate: float
     generality: float = 0.9
-    edits: int = 50
+    edits: int = DEFAULT_EDITS
     tries: int = 2
 
 

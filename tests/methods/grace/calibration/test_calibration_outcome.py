@@ -10,7 +10,7 @@ from easyedit_lifelong.methods.grace.calibration.choice import calibrated_values
 from easyedit_lifelong.methods.grace.calibration.key_layer_study import COS, WHITENED, KeyLayerResult, RadiusResult
 from easyedit_lifelong.methods.grace.calibration.outcome import axis_labels, outcome_of, short_layer_name, verdict
 from easyedit_lifelong.methods.grace.calibration.study import Calibration, Settings, Steps
-from easyedit_lifelong.reporting.calibrate_outcome import markdown_table, panels_png
+from easyedit_lifelong.reporting.calibrate_outcome import markdown_table, panels_images
 from tests.support.calibration_records import values
 
 
@@ -67,10 +67,12 @@ def test_the_verdict_gives_the_choice_and_its_numbers(tmp_path: Path) -> None:
 
 
 def test_equal_studies_give_equal_plots_and_other_gates_give_others(tmp_path: Path) -> None:
-    plot = panels_png(outcome_of(calibration(tmp_path)).panels)
-    assert plot[:8] == b"\x89PNG\r\n\x1a\n"
-    assert plot == panels_png(outcome_of(calibration(tmp_path)).panels)
-    assert plot != panels_png(outcome_of(calibration(tmp_path, gate=None)).panels)
+    png, svg = panels_images(outcome_of(calibration(tmp_path)).panels)
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    assert "</svg>" in svg
+    assert (png, svg) == panels_images(outcome_of(calibration(tmp_path)).panels)
+    other = panels_images(outcome_of(calibration(tmp_path, gate=None)).panels)
+    assert png != other[0] and svg != other[1]
 
 
 def test_layers_have_short_names_and_axes_name_their_common_part() -> None:

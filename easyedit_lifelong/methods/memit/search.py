@@ -1,0 +1,19 @@
+"""What a search tries for the native MEMIT on one model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from easyedit_lifelong.methods.locate_edit.search_stages import moment_weight_stages, prepare_moments, target_stages
+from easyedit_lifelong.methods.search_space import SearchSpace, SearchStage
+from easyedit_lifelong.methods.shared.layer_moves import layer_count_stage, layer_stages
+
+
+def _stages(hparams: Any, blocks: Sequence[int] | None) -> list[SearchStage]:
+    """Return the stages: the edited blocks, the target vectors, λ."""
+    return [*layer_stages(blocks), layer_count_stage((1, 3, 8)), *target_stages(), *moment_weight_stages()]
+
+
+SEARCH_SPACE = SearchSpace(_stages, prepare_moments)
+"""Blocks, steps of target vectors and λ of MEMIT."""
