@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from easyedit_lifelong.calibration.trials import SCORES, Trial
 from easyedit_lifelong.data.joiners import joiner_of, joiners_by_prompt, with_joiner
 from easyedit_lifelong.data.request import EditRequest
@@ -47,14 +49,14 @@ class TrialEdits:
     def make(self, number: int, stage: str, values: Values, hparams: Any, progress: Progress) -> Trial:
         """Make a trial: edit in the method's batches, score after the last one, and roll back.
 
+        Values that do not fit the model, or the device's memory, are a trial without scores, which names the problem.
+
         Args:
             number: the number of the trial.
             stage: the stage of the search.
             values: the values that the stage has set.
             hparams: all hyperparameters.
             progress: called after each batch, and after the scoring.
-
-        Values that do not fit the model are a trial without scores, which names the problem.
 
         Raises:
             EditError: the method returns no rollback.
@@ -68,6 +70,9 @@ class TrialEdits:
             found = self._board.score(self.model, self.requests).values
         except (CovarianceError, HyperParameterError, ModelError) as error:
             return Trial(number, stage, dict(values), {}, 0, 0, 0.0, str(error))
+        except torch.OutOfMemoryError:
+            problem = "out of memory; a smaller batch_size may fit"
+            return Trial(number, stage, dict(values), {}, 0, 0, 0.0, problem)
         finally:
             for rollback in reversed(rollbacks):
                 rollback()

@@ -96,19 +96,29 @@ def test_values_that_do_not_fit_the_model_are_a_trial_without_scores(model: Any,
     assert trial.scores == {} and "model.layers.9" in trial.problem
 
 
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (
+            ModelError("scope_layer: comes after the first edited projection"),
+            "scope_layer: comes after the first edited projection",
+        ),
+        (torch.OutOfMemoryError("2 GiB"), "out of memory; a smaller batch_size may fit"),
+    ],
+)
 def test_values_that_only_an_edit_refuses_are_a_trial_without_scores_and_leave_no_trace(
-    model: Any, hparams: Any
+    model: Any, hparams: Any, error: Exception, problem: str
 ) -> None:
     method, before, calls = get_plugins().methods.get("UltraEdit"), state_of(model), []
 
     def refuse_second(*arguments: Any, **options: Any) -> Any:
         calls.append(arguments)
         if len(calls) == 2:
-            raise ModelError("scope_layer: comes after the first edited projection")
+            raise error
         return method.apply(*arguments, **options)
 
     edits = edits_of(model, dataclasses.replace(method, apply=refuse_second), hparams)
     trial = edits.make(2, "combinations", {"lr": 0.5}, hparams, no_progress)
-    assert (trial.scores, trial.problem) == ({}, "scope_layer: comes after the first edited projection")
+    assert (trial.scores, trial.problem) == ({}, problem)
     after = state_of(model)
     assert all(torch.equal(before[name], after[name]) for name in before)
