@@ -35,10 +35,13 @@ from rich.table import Table
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model, load_edits, load_model, save_edits
 from easyedit_lifelong.errors import LifelongError
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.models.encoding import encode_text
+from easyedit_lifelong.models.encoding import encode_text, pad_rows
 
 WORDS = 90
 """A target has at least this many words."""
+
+BATCH = 10
+"""Number of texts that are generated at once."""
 
 NEIGHBOUR_TOKENS = 20
 """Number of generated tokens that a locality prompt is compared by."""
@@ -111,16 +114,16 @@ class Side:
 
 def reproduced(scorer: Scorer, model: Any, requests: Sequence[dict[str, Any]]) -> list[int]:
     """Return for each request how many target tokens greedy generation gives before the first wrong one."""
+    pairs = [scorer.encode(request["prompt"], request["target_new"]) for request in requests]
+    longest = max(len(pair.target) for pair in pairs)
     counts = []
-    for request in requests:
-        pair = scorer.encode(request["prompt"], request["target_new"])
-        ids = torch.tensor([pair.prompt])
-        output = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=len(pair.target), do_sample=False
-        )
-        new = output[0, ids.shape[1] :].tolist()
-        wrong = [n for n, token in enumerate(pair.target) if n >= len(new) or new[n] != token]
-        counts.append(wrong[0] if wrong else len(pair.target))
+    for begin in range(0, len(pairs), BATCH):
+        batch = pairs[begin : begin + BATCH]
+        ids, mask = pad_rows([pair.prompt for pair in batch], scorer.tokenizer.pad_token_id, "left", model.device)
+        output = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=longest, do_sample=False)
+        for pair, new in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
+            wrong = [n for n, token in enumerate(pair.target) if n >= len(new) or new[n] != token]
+            counts.append(wrong[0] if wrong else len(pair.target))
     return counts
 
 
@@ -206,7 +209,9 @@ def main() -> None:
     columns = ("tokens_per_key", "edits", "reproduced", "part reproduced", "ES", "locality", "changed tokens")
     table = Table(*columns, "keys", "steps", "CPU s", "most CPU s", title=describe(machine()))
     for side in filter(lambda side: side.journal, sides):
-        table.add_row(*measure(side, model, tokenizer, requests, rows))
+        row = measure(side, model, tokenizer, requests, rows)
+        console.print(*row, sep="  ")
+        table.add_row(*row)
     console.print(table)
 
 
