@@ -60,5 +60,5 @@ def count_keys(model: Any) -> dict[str, float]:
     """Return the number of keys on all edited layers of the model, and that of further keys if there are any."""
     codebooks = [module for module in model.modules() if isinstance(module, Codebook)]
     further = sum(len(codebook.further_keys or ()) for codebook in codebooks)
-    counts = {"n_keys": sum(map(len, codebooks)) - further}  # the modules include those of further keys
+    counts: dict[str, float] = {"n_keys": sum(map(len, codebooks)) - further}  # the modules include further keys
     return counts | ({"n_further_keys": further} if further else {})
