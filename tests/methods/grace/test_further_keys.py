@@ -25,6 +25,7 @@ from easyedit_lifelong.errors import EditError, HyperParameterError, ModelError,
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.editor import GraceEditor
+from easyedit_lifelong.methods.grace.store import GraceStore
 from easyedit_lifelong.methods.grace.training.answer_pass import AnswerPass
 from easyedit_lifelong.methods.grace.training.further_keys import RADIUS
 from easyedit_lifelong.models.modules import find_module
@@ -284,6 +285,28 @@ def test_merged_folders_hold_the_further_keys_of_both(tmp_path: Path) -> None:
     (part,) = inspect_edits(tmp_path / "merged").parts
     assert part.edits[0]["further_keys"] >= FEWEST[0] and part.edits[1]["further_keys"] == 0
     assert "further keys" in part.columns
+
+
+def test_the_steps_of_a_run_joined_are_the_edits_again() -> None:
+    model, _, codebook = edited()
+    store = GraceStore()
+    joined = store.join(list(store.steps(model, 0)), "state")
+    loaded = build_model("llama")
+    store.attach(loaded, build_tokenizer(), joined, "state")
+    (editor,) = GraceEditor.all_of(loaded).values()
+    assert editor.codebook is not None
+    for name in ("keys", "values", "radii"):
+        expected = getattr(further_keys_of(codebook), name)
+        assert torch.equal(getattr(further_keys_of(editor.codebook), name), expected)
+    assert [len(change.further) for change in editor.changes][1] == 0
+    assert generated(loaded, [EDITS[0]["prompt"]]) == generated(model, [EDITS[0]["prompt"]])
+
+
+def test_a_model_in_half_precision_gives_the_long_target() -> None:
+    model, tokenizer = build_model("llama", torch.bfloat16), build_tokenizer()
+    apply_grace_to_model(model, tokenizer, EDITS[:1], hparams_for())
+    prompts = [EDITS[0]["prompt"], *OTHERS]
+    assert generated(model, prompts)[0] == generated(edited()[0], prompts[:1])[0]
 
 
 def test_damaged_further_keys_are_refused_with_the_name_of_the_file(tmp_path: Path) -> None:
