@@ -87,6 +87,9 @@ _SPECS = (
         _HALLUCINATION,
     ),
     MetricSpec("n_keys", _COUNT, "keys in the codebook", "number of keys, over all layers", _LIFELONG, "lower"),
+    MetricSpec(
+        "n_further_keys", _COUNT, "further keys of long targets", "number of keys, over all layers", _LIFELONG, "lower"
+    ),
     MetricSpec("edits_per_key", _COUNT, "mean number of edits per key", "edits / n_keys", _LIFELONG),
     # ---- ES, ERR and TRR in the task's own measure
     MetricSpec("ERR_f1", _GENERATED, "ERR of question answering: F1 of generated answers, past edits", _F1, _LIFELONG),

@@ -142,7 +142,7 @@ class InspectedPart:
             CoachHook adds ``batch``. GRACE adds ``decision``, ``key`` (its number), ``replaced_by`` (the number,
             counted from 1, of the last edit with that key, if that is another edit), and fields that describe the key:
             ``radius``, ``hits``, ``neighbour`` (the number of the nearest key), and the ``distance`` and ``nearness``
-            of that neighbour.
+            of that neighbour; ``further_keys`` is how many further keys the edit has.
         near: one entry for each pair of edits whose keys are near each other, the nearest pair first: ``keys`` and
             ``edits`` (their numbers), ``distance``, ``nearness`` (the distance, divided by the sum of both radii: the
             keys' spheres overlap below 1), ``same_target``.

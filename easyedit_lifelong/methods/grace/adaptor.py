@@ -32,6 +32,13 @@ Its arguments are the query of every token, shape ``(batch, tokens, key_size)``,
 value replaced the layer's output at the token.
 """
 
+RecordFurtherLookups = Callable[[Tensor, Tensor], None]
+"""A function that receives the lookups of further keys in one pass.
+
+Its arguments are the layer's input at every token, shape ``(batch, tokens, width)``, and the index of the further key
+that matched, -1 for none, shape ``(batch, tokens)``.
+"""
+
 
 @dataclass
 class Trial:
@@ -40,14 +47,17 @@ class Trial:
     With ``values``, these replace the layer's output. Without, the output stays, and ``query`` and ``output`` are set.
 
     Attributes:
-        values: one per row, shape ``(batch, value_size)``; None to record instead.
+        values: one per row, shape ``(batch, value_size)``; or one per row and token, ``(batch, tokens, value_size)``,
+            which replace the output at as many tokens; None to record instead.
         position: index of the query token, the same in every row; -1 for the last.
-        query: the layer's input at that position, ``(batch, key_size)``.
-        output: the layer's output at that position, ``(batch, value_size)``.
+        tokens: number of tokens to record, from that position on.
+        query: the layer's input at these tokens, ``(batch, tokens, key_size)``.
+        output: the layer's output at these tokens, ``(batch, tokens, value_size)``.
     """
 
     values: Tensor | None
     position: int
+    tokens: int = 1
     query: Tensor | None = None
     output: Tensor | None = None
 
@@ -78,6 +88,7 @@ class GraceAdaptor:
         self.codebook: Codebook | None = None
         self._trial: Trial | None = None
         self._record: RecordLookups | None = None
+        self._record_further: RecordFurtherLookups | None = None
         self._attachment = Attachment(model, layer, CHILD, self._after_layer)
         self._codebook_attachment = self._attachment
         """The attachment to the layer that holds the codebook as a child module: the key layer."""
@@ -112,13 +123,15 @@ class GraceAdaptor:
             self._trial = None
 
     @contextlib.contextmanager
-    def recording_lookups(self, record: RecordLookups) -> Iterator[None]:
-        """Call ``record`` with the lookups of each pass inside the context."""
-        self._record = record
+    def recording_lookups(
+        self, record: RecordLookups, record_further: RecordFurtherLookups | None = None
+    ) -> Iterator[None]:
+        """Call ``record`` and ``record_further`` with the lookups of each pass inside the context."""
+        self._record, self._record_further = record, record_further
         try:
             yield
         finally:
-            self._record = None
+            self._record = self._record_further = None
 
     def _after_layer(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Return the layer's output with values in it; None to leave it unchanged."""
@@ -140,7 +153,9 @@ class GraceAdaptor:
         if self._trial is not None:
             replaced = self._apply_trial(inputs, hidden, self._trial)
         else:
-            replaced = self._apply_codebook(inputs, hidden, window)
+            continued = self._apply_further_keys(inputs, hidden, window)
+            replaced = self._apply_codebook(inputs, hidden if continued is None else continued, window)
+            replaced = continued if replaced is None else replaced
         if replaced is None:
             return None
         replaced = replaced.squeeze(1) if without_tokens else replaced
@@ -150,9 +165,12 @@ class GraceAdaptor:
         """Return the output with the trial's values in it; without values, set the trial's query and output instead."""
         position = trial.position % inputs.shape[1]
         if trial.values is None:
-            trial.query = inputs[:, position].detach().float()
-            trial.output = output[:, position].detach().float()
+            recorded = slice(position, position + trial.tokens)
+            trial.query, trial.output = inputs[:, recorded].detach().float(), output[:, recorded].detach().float()
             return None
+        if trial.values.dim() == 3:
+            after = position + trial.values.shape[1]
+            return torch.cat([output[:, :position], trial.values.to(output.dtype), output[:, after:]], dim=1)
         matches = torch.full(output.shape[:2], -1, device=output.device)
         matches[:, position] = 0
         replaced = (self._keys_in_effect(matches) >= 0).unsqueeze(-1)
@@ -193,6 +211,33 @@ class GraceAdaptor:
             self.codebook.hits.update(key for _, key in hits)
         values = self.codebook.values[keys.clamp(min=0)].to(output.dtype)
         return torch.where(replaced.unsqueeze(-1), values, output)
+
+    def _apply_further_keys(self, inputs: Tensor, output: Tensor, window: Window | None) -> Tensor | None:
+        """Return the output with the values of matching further keys in it; None if none matches.
+
+        Every token is looked up, whatever is known about prompts: a further key is the activation at one token of one
+        text, so a pass over a full text, one over a part of it and a step of a generation find the same keys.
+
+        Args:
+            inputs: the layer's input, shape ``(batch, tokens, width)``.
+            output: the layer's output, shape ``(batch, tokens, value_size)``.
+            window: the running pass; None if the model does not track prompts.
+        """
+        further_keys = self.codebook.further_keys if self.codebook is not None else None
+        if further_keys is None:
+            return None
+        real = torch.ones(inputs.shape[:2]).bool() if window is None else window.real
+        looked_up = real.to(inputs.device)
+        keys = torch.full(inputs.shape[:2], -1, device=inputs.device)
+        keys[looked_up] = further_keys.lookup(inputs[looked_up].to(further_keys.keys.device)).to(inputs.device)
+        replaced = keys >= 0
+        if self._record_further is not None:
+            self._record_further(inputs, keys)
+        if not replaced.any():
+            return None
+        edited = output.clone()
+        edited[replaced] = further_keys.values[keys[replaced].to(further_keys.values.device)].to(output)
+        return edited
 
     def _tokens_to_look_up(self, inputs: Tensor, window: Window | None) -> Tensor | None:
         """Return which tokens are looked up, ``(batch, tokens)``; None if this pass contains no query.

@@ -34,6 +34,8 @@ def check_layer(model: Any, tok: Any, hparams: GraceHyperParams) -> None:
             "query_token: the first token of a causal language model has seen nothing of the prompt, so its "
             f"activation can't be the query in {name}. Use prompt_last."
         )
+    if hparams.tokens_per_key and kind is not ModelKind.CAUSAL:
+        raise ModelError(f"tokens_per_key: needs a causal language model; {name} is none. Set it to 0.")
     if hparams.by_subject:
         _check_edits_by_subject(model, hparams)
     in_decoder = kind is ModelKind.SEQ2SEQ and find_stack(model, layer) is not model.get_encoder()

@@ -56,6 +56,10 @@ class GraceHyperParams(PluginHyperParams):
             likely token is the right one at every position of the target.
         eos: end targets with the tokenizer's end-of-text token, so that the model learns where its answer stops. It has
             an effect in causal language models only.
+        tokens_per_key: number of target tokens that the value of one key has to give. An edit with a longer target has
+            further keys: the activations after each further ``tokens_per_key`` tokens of the target; see
+            :mod:`easyedit_lifelong.methods.grace.training.further_keys`. 0: one key gives the whole target, as in the
+            paper.
         whiten: compare keys after whitening by the second moments of the layer's inputs, which reduces the weight of
             directions that all tokens share. docs/covariance.md says where the second moments come from.
         key_templates: with ``subject_last``, texts with ``{subject}`` or ``{prompt}``. An edit has one key vector for
@@ -108,6 +112,7 @@ class GraceHyperParams(PluginHyperParams):
         "n_iter": 1,
         "num_pert": 1,
         "train_batch": 1,
+        "tokens_per_key": 0,
         "dropout": 0,
         "kl_factor": 0,
         "mom2_n_samples": 1,
@@ -133,6 +138,7 @@ class GraceHyperParams(PluginHyperParams):
     stop_loss: float = 0.05
     train_batch: int = 16
     eos: bool = False
+    tokens_per_key: int = 0
     whiten: bool = False
     key_templates: list[str] = field(default_factory=list)
     context_templates: list[str] = field(default_factory=list)
@@ -173,7 +179,22 @@ class GraceHyperParams(PluginHyperParams):
             problems.append(f"eps: {self.eps} is less than 0")
         if isinstance(self.false_fire_rate, float) and self.false_fire_rate >= 1:
             problems.append(f"false_fire_rate: {self.false_fire_rate} must be less than 1")
+        if self.tokens_per_key:
+            problems += self._check_tokens_per_key()
         return problems + (self._check_subject() if self.by_subject else self._check_prompt())
+
+    def _check_tokens_per_key(self) -> list[str]:
+        """Return a problem for each setting that does not work with further keys."""
+        problems = []
+        for name, required in (("replacement", "replace_last"), ("val_train", "sgd")):
+            value = getattr(self, name)
+            if value != required:
+                problems.append(f"tokens_per_key: needs {name}: {required}, not {value}")
+        if self.query_token == "first":
+            problems.append("tokens_per_key: needs a causal language model, which query_token: first does not suit")
+        if self.by_subject and self.answer_layer is None:
+            problems.append("tokens_per_key: needs answer_layer, the layer whose inputs further keys are compared with")
+        return problems
 
     def _check_prompt(self) -> list[str]:
         """Return a problem for each setting that needs edits by subject."""

@@ -18,8 +18,12 @@ _DEFAULTS = {
     "answer_layer": None,
     "gate_eps": None,
     "gate_metric": "activations",
+    "tokens_per_key": 0,
 }
 """Settings that are shown only if they differ from these values."""
+
+_FURTHER_COLUMN = {"further keys": "further_keys"}
+"""Column that is shown only if an edit has further keys."""
 
 _COLUMNS = {"key": "key", "radius": "radius", "hits": "hits", "nearest key": "neighbour", "nearness": "nearness"}
 """Further columns of the table of edits; see :class:`.InspectedPart`."""
@@ -55,6 +59,7 @@ def describe(part: EditsPart, where: str, nearly: float) -> InspectedPart:
                 "neighbour": neighbour.key if neighbour else None,
                 "distance": neighbour.distance if neighbour else None,
                 "nearness": neighbour.nearness if neighbour else None,
+                "further_keys": len(change.further),
             }
         )
     settings = {name: part.hparams.get(name) for name in ("eps", "dist_fn", "eps_expand", "replacement")}
@@ -63,7 +68,8 @@ def describe(part: EditsPart, where: str, nearly: float) -> InspectedPart:
             settings[name] = value
     layers = [module_path(name) for name in part.hparams["inner_params"]]
     near = _near_pairs(neighbours, owners, codebook.labels, nearly)
-    return InspectedPart("GRACE", layers, settings, edits, near=near, columns=_COLUMNS)
+    columns = _COLUMNS | (_FURTHER_COLUMN if any(change.further for change in changes) else {})
+    return InspectedPart("GRACE", layers, settings, edits, near=near, columns=columns)
 
 
 def _near_pairs(

@@ -26,6 +26,8 @@ from easyedit_lifelong.methods.grace.serialized import SerializedEdits
 from easyedit_lifelong.methods.grace.subject.request_texts import RequestTexts
 from easyedit_lifelong.methods.grace.subject.subject_edits import SubjectEdits
 from easyedit_lifelong.methods.grace.subject.subject_layer import AnswerLayerAdaptor, SubjectAdaptor
+from easyedit_lifelong.methods.grace.training.answer_pass import AnswerPass
+from easyedit_lifelong.methods.grace.training.further_keys import first_part, train_further_keys
 from easyedit_lifelong.methods.grace.training.layer_passes import LayerPasses
 from easyedit_lifelong.methods.grace.training.optimise import TrainedValue
 from easyedit_lifelong.methods.grace.training.replay_support import ReplaySupport
@@ -175,9 +177,10 @@ class GraceEditor(LayerEdits):
 
     def _edit_by_prompt(self, requests: Sequence[EditRequest], pairs: Sequence[EncodedPair]) -> list[EditResult]:
         """Apply a batch of requests whose queries are taken at the prompt."""
-        value_pass = self._passes.build(self.adaptor, pairs, self._copies, self._pad_id)
+        first_parts = [first_part(pair, self.hparams.tokens_per_key) for pair in pairs]
+        value_pass = self._passes.build(self.adaptor, first_parts, self._copies, self._pad_id)
         pending = [_pending_edit(request, pair) for request, pair in zip(requests, pairs, strict=True)]
-        results = self._train_and_insert(value_pass, pending)
+        results = self._train_and_insert(value_pass, pending, pairs)
         self.records += [EditRecord.of(request) for request in requests]
         return results
 
@@ -190,7 +193,8 @@ class GraceEditor(LayerEdits):
             _pending_edit(request_texts.request, request_texts.texts[0].pair, extras)
             for request_texts, extras in zip(encoded, batch.extras, strict=True)
         ]
-        results = self._train_and_insert(batch.value_pass, pending, batch.keys)
+        pairs = [request_texts.texts[0].pair for request_texts in encoded]
+        results = self._train_and_insert(batch.value_pass, pending, pairs, batch.keys)
         self.records += [EditRecord.of(request_texts.request) for request_texts in encoded]
         return results
 
@@ -267,13 +271,18 @@ class GraceEditor(LayerEdits):
         return getattr(self.tokenizer, "pad_token_id", None) or 0
 
     def _train_and_insert(
-        self, value_pass: ValuePass, pending: Sequence[PendingEdit], queries: Tensor | None = None
+        self,
+        value_pass: ValuePass,
+        pending: Sequence[PendingEdit],
+        pairs: Sequence[EncodedPair] = (),
+        queries: Tensor | None = None,
     ) -> list[EditResult]:
         """Train the values of a batch of edits, and insert the edits into the codebook in order (algorithm 1).
 
         Args:
             value_pass: the pass over the batch's prompts and targets, the same number of rows for each edit.
             pending: the edits.
+            pairs: their prompts and targets, needed for further keys.
             queries: their queries, shape ``(edits, key_vectors * key_size)``; by default, those of the pass.
 
         Returns:
@@ -299,7 +308,12 @@ class GraceEditor(LayerEdits):
             trained = train_batch(value_pass, planned, pending, hparams)
         if self.codebook is None:
             self.adaptor.install(codebook)
-        return [self._insert(codebook, *edit) for edit in zip(queries, pending, planned, trained, strict=True)]
+        results = [self._insert(codebook, *edit) for edit in zip(queries, pending, planned, trained, strict=True)]
+        if not self.hparams.tokens_per_key:
+            return results
+        first_change = len(self.changes) - len(results)
+        further = zip(pairs, pending, trained, results, strict=True)
+        return [self._add_further_keys(codebook, first_change + n, *edit) for n, edit in enumerate(further)]
 
     def _insert(
         self, codebook: Codebook, query: Tensor, edit: PendingEdit, planned: PlannedEdit, trained: TrainedValue
@@ -323,6 +337,38 @@ class GraceEditor(LayerEdits):
                 "nearest_distance": match.distance if match.index >= 0 else None,
                 "n_keys": len(codebook),
             },
+        )
+
+    def _add_further_keys(
+        self,
+        codebook: Codebook,
+        number: int,
+        pair: EncodedPair,
+        edit: PendingEdit,
+        first: TrainedValue,
+        result: EditResult,
+    ) -> EditResult:
+        """Train and insert the further keys of an edit whose first key is in the codebook; return its new result.
+
+        Args:
+            codebook: the codebook.
+            number: number of the edit's change.
+            pair: its prompt and target.
+            edit: the edit.
+            first: the trained value of its first key.
+            result: its result so far.
+        """
+        hparams, trained = self.hparams, first
+        if len(pair.target) > hparams.tokens_per_key:
+            answer_pass = self._passes.build(self.adaptor, [pair], 1, self._pad_id, pass_class=AnswerPass)
+            assert isinstance(answer_pass, AnswerPass)
+            dropout_seed = f"{hparams.seed}\x00dropout of further keys\x00{edit.identity}"
+            with dropping_out(self._passes.modules_from_layer_on(), hparams.dropout, dropout_seed):
+                rows, trained = train_further_keys(answer_pass, first, codebook, hparams, edit)
+            self.changes[number] = codebook.add_further_keys(self.changes[number], rows)
+        detail = {**result.detail, "further_keys": len(self.changes[number].further)}
+        return dataclasses.replace(
+            result, steps=trained.steps, loss=trained.loss, learned=trained.learned, detail=detail
         )
 
     def _new_codebook(self, key_width: int, value_width: int, device: torch.device) -> Codebook:

@@ -35,6 +35,8 @@ class KeyAtToken:
             token gets the value of a key that an earlier token matched; ``key`` is then that key.
         gate_distance: cosine distance between the prompt's last token and the key's gate; None if no key matched or
             the codebook has no gates.
+        continues: whether the token matched a further key of an edit. Key, distance and radius are then those of the
+            further key, and the distance is a cosine distance.
     """
 
     token: str
@@ -46,6 +48,7 @@ class KeyAtToken:
     looked_up: bool
     replaced: bool
     gate_distance: float | None = None
+    continues: bool = False
 
     @property
     def fired(self) -> bool:
@@ -80,6 +83,8 @@ class GraceLayer:
         for token in self.tokens:
             # With edits by subject, every token is looked up, so mark the matches only.
             marks = ["found"] * token.fired if by_subject else ["looked up"] * token.looked_up
+            if token.continues:
+                marks = ["further key"]
             if token.gate_distance is not None and self.gate_eps is not None:
                 blocked = token.gate_distance > self.gate_eps
                 marks.append(f"gate {token.gate_distance:.4g} {'>' if blocked else '<='} {self.gate_eps:.4g}")
@@ -121,6 +126,8 @@ class _Observer:
     def __init__(self, path: str, editor: GraceEditor, explained: ExplainedPass) -> None:
         self._path, self._editor, self._explained = path, editor, explained
         self._lookups: _Lookups | None = None
+        self._further: tuple[Tensor, Tensor] | None = None
+        """The layer's input at every token, ``(tokens, width)``, and the further key that it matches, ``(tokens,)``."""
         self._gate_query: Tensor | None = None
         """The activation that is compared with the gates, shape ``(gate_size,)``; None without gates."""
 
@@ -129,7 +136,7 @@ class _Observer:
         """Record the pass inside the context."""
         adaptor, codebook = self._editor.adaptor, self._editor.codebook
         with ExitStack() as stack:
-            stack.enter_context(adaptor.recording_lookups(self._record_lookups))
+            stack.enter_context(adaptor.recording_lookups(self._record_lookups, self._record_further))
             if codebook is not None and codebook.gate_eps is not None:
                 handle = adaptor.layer.register_forward_pre_hook(self._record_gate_query, with_kwargs=True)
                 stack.callback(handle.remove)
@@ -138,6 +145,9 @@ class _Observer:
     def _record_lookups(self, *tensors: Tensor) -> None:
         # The answer layer may be on another device than the key layer.
         self._lookups = _Lookups(*(tensor[0].to(tensors[0].device) for tensor in tensors))
+
+    def _record_further(self, inputs: Tensor, keys: Tensor) -> None:
+        self._further = inputs[0], keys[0]
 
     def _record_gate_query(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inputs = args[0] if args else kwargs["hidden_states"]
@@ -156,6 +166,10 @@ class _Observer:
         records, radii = editor.record_of_key(), codebook.radii.tolist()
         tokens = []
         for position, text in enumerate(self._explained.texts_at(editor.adaptor.layer)):
+            further = None if bool(lookups.replaced[position]) else self._further_key_at(position, text)
+            if further is not None:
+                tokens.append(further)
+                continue
             query, key = lookups.queries[position : position + 1], int(lookups.keys[position])
             replaced, within = bool(lookups.replaced[position]), bool(within_radius[position])
             shown = codebook.nearest(query[0])
@@ -181,3 +195,32 @@ class _Observer:
         answering = (token for token in tokens if (token.replaced if at_answer_layer else token.fired))
         answered_by = next((token.case_id for token in answering), None)
         return GraceLayer(self._path, tokens, answered_by, editor.adaptor.query_token, codebook.gate_eps)
+
+    def _further_key_at(self, position: int, text: str) -> KeyAtToken | None:
+        """Return the further key that a token matched; None if it matched none.
+
+        Args:
+            position: the token's position.
+            text: its text.
+        """
+        codebook = self._editor.codebook
+        further_keys = codebook.further_keys if codebook is not None else None
+        if self._further is None or further_keys is None:
+            return None
+        inputs, keys = self._further
+        key = int(keys[position])
+        if key < 0:
+            return None
+        return KeyAtToken(
+            token=text,
+            key=key,
+            case_id=self._editor.record_of_further_key()[key].case_id,
+            distance=float(
+                further_keys.distances(inputs[position : position + 1].to(further_keys.keys.device))[0, key]
+            ),
+            radius=float(further_keys.radii[key]),
+            within=True,
+            looked_up=True,
+            replaced=True,
+            continues=True,
+        )

@@ -115,6 +115,14 @@ class LayerEdits:
             return {}
         return dict(zip(keys_of(self.codebook, self.changes), self.records, strict=True))
 
+    def record_of_further_key(self) -> dict[int, EditRecord]:
+        """Return the record of the edit that each further key belongs to: the last edit inserted at that key."""
+        if self.codebook is None or self.codebook.further_keys is None:
+            return {}
+        changes = [further for change in self.changes for further in change.further]
+        records = [record for change, record in zip(self.changes, self.records, strict=True) for _ in change.further]
+        return dict(zip(keys_of(self.codebook.further_keys, changes), records, strict=True))
+
     def adopt(self, stored: SerializedEdits) -> Callable[[], None]:
         """Put saved edits on a layer without edits.
 
@@ -129,6 +137,8 @@ class LayerEdits:
         layer, codebook = self.adaptor.layer, stored.codebook
         has_parameters = next(layer.parameters(), None) is not None
         codebook.rounding = self.rounding
+        if codebook.further_keys is not None:
+            codebook.further_keys.rounding = self.rounding
         if isinstance(self.adaptor, SubjectAdaptor):
             self.gate_size, self.adaptor.whitening = stored.key_space.gate_size, stored.key_space.whitening
             self.adaptor.relation_metric = stored.key_space.relation_metric

@@ -13,6 +13,7 @@ from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.grace.codebook.decisions import Decision
 from easyedit_lifelong.methods.grace.codebook.edit_history import (
     TrainedEdit,
+    further_rows_of,
     insert_again,
     keys_of,
     rows_of,
@@ -43,7 +44,7 @@ def merge(sources: Sequence[MergeSource]) -> MergedEdits:
     layers = [merged.edits for merged in merging.layers.values()]
     return MergedEdits(
         parts=[edits.part() for edits in layers],
-        keys=sum(len(edits.codebook) for edits in layers),
+        keys=sum(len(edits.codebook) + len(edits.codebook.further_keys or ()) for edits in layers),
         conflicts=merging.conflicts,
         renamed=merging.case_names.renamed,
         duplicates=merging.duplicates,
@@ -84,7 +85,8 @@ class _LayerEdits:
 
     def trained_edits(self) -> list[TrainedEdit]:
         """Return queries, labels and values of the edits."""
-        return trained_edits(self.edits.changes, rows_of(self.edits.codebook, self.edits.changes))
+        codebook, changes = self.edits.codebook, self.edits.changes
+        return trained_edits(changes, rows_of(codebook, changes), further_rows_of(codebook, changes))
 
     def keys(self) -> list[int]:
         """Return the index of each edit's own key."""

@@ -57,5 +57,8 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
 
 
 def count_keys(model: Any) -> dict[str, float]:
-    """Return the number of keys on all edited layers of the model."""
-    return {"n_keys": sum(len(module) for module in model.modules() if isinstance(module, Codebook))}
+    """Return the number of keys on all edited layers of the model, and that of further keys if there are any."""
+    codebooks = [module for module in model.modules() if isinstance(module, Codebook)]
+    further = sum(len(codebook.further_keys or ()) for codebook in codebooks)
+    counts: dict[str, float] = {"n_keys": sum(map(len, codebooks)) - further}  # the modules include further keys
+    return counts | ({"n_further_keys": further} if further else {})

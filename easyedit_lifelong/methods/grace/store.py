@@ -17,6 +17,7 @@ from easyedit_lifelong.methods.grace.codebook.key_space import KEY_SPACE_TENSORS
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import SAME_SETTINGS, GraceEditor
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
+from easyedit_lifelong.methods.grace.stored_rows import FURTHER_NAMES
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.models.anatomy import projection_shape
 from easyedit_lifelong.models.load import model_label
@@ -82,10 +83,11 @@ class GraceStore:
                     new_number = {"query": n_queries + entry["query"]} if "query" in entry else {}
                     changed.append({**entry, **new_number})
                 n_queries += len(step.tensors.get("queries", ()))
-            names = (*ARRAY_NAMES, "queries") if n_queries else ARRAY_NAMES
-            # A step whose edit added a key has no queries.
+            # A step whose edit added a key has no queries, and one whose edit has one key has no further keys.
+            optional = [name for name in ("queries", *FURTHER_NAMES.values()) if any(name in s.tensors for s in steps)]
             tensors = {
-                name: torch.cat([step.tensors[name] for step in steps if name in step.tensors]) for name in names
+                name: torch.cat([step.tensors[name] for step in steps if name in step.tensors])
+                for name in (*ARRAY_NAMES, *optional)
             }
         except (KeyError, TypeError, RuntimeError) as error:
             raise RunError(f"{where}: GRACE's edits are incomplete or damaged: {error}") from error
@@ -153,6 +155,8 @@ def _check_widths(model: Any, hparams: GraceHyperParams, stored: SerializedEdits
         (key_layer, 0, "keys", codebook.keys.shape[1] // hparams.views),
         (hparams.answer_layer or key_layer, 1, "values", codebook.values.shape[1]),
     ]
+    if codebook.further_keys is not None:
+        expected.append((hparams.answer_layer or key_layer, 0, "further keys", codebook.further_keys.keys.shape[1]))
     for name, side, what, width in expected:
         try:
             path, module = find_module(model, name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,13 +12,24 @@ from torch import Tensor
 from easyedit_lifelong.methods.grace.codebook.codebook_arrays import KeyTensors
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Decision, Label, Match, Row
 from easyedit_lifelong.methods.grace.codebook.stored_keys import StoredKeys
+from easyedit_lifelong.methods.shared.subject_keys.distance import COS
 
 _SPLIT_GAP = 1e-5
 """Gap between the two radii of a split, as in the authors' code."""
 
 
 class Codebook(StoredKeys):
-    """Keys that edits add and change; see :class:`.StoredKeys` for arguments and attributes."""
+    """Keys that edits add and change; see :class:`.StoredKeys` for arguments.
+
+    Attributes:
+        further_keys: the codebook of the further keys of edits, at the layer whose output values replace; None if no
+            edit has any. A further key is the activation at a token of an edit's target. Its label is the rest of the
+            target.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.further_keys: Codebook | None = None
 
     def decide(self, query: Tensor, label: Label, value: Tensor | None = None) -> tuple[Decision, Match]:
         """Return what an edit would do to the codebook, and its rival: the nearest key that it competes with.
@@ -117,12 +130,54 @@ class Codebook(StoredKeys):
         """Return a copy of a key's row."""
         return Row(index, self.labels[index], self._arrays.row(index))
 
-    def redo(self, rows: Sequence[Row], query: Tensor | None = None) -> Change:
+    def add_further_keys(self, change: Change, rows: Sequence[Row]) -> Change:
+        """Add further keys to an edit. A key that equals an existing further key takes its place.
+
+        Args:
+            change: the edit's change so far.
+            rows: labels, keys, values and radii of the further keys. Their ``key_index`` is ignored.
+
+        Returns:
+            The edit's change with that of its further keys.
+        """
+        if not rows:
+            return change
+        further_keys, added = self._codebook_of_further_keys(rows[0]), list[Change]()
+        try:
+            for row in rows:
+                key = row.tensors.key.to(self.keys.device)
+                nearest = further_keys.nearest(key)
+                is_equal = nearest.distance <= further_keys._same_query_distance(key)
+                index = nearest.index if is_equal else len(further_keys)
+                added.append(further_keys.redo([row._replace(key_index=index)]))
+        except BaseException:
+            self._undo_further_keys(added)
+            raise
+        return dataclasses.replace(change, further=tuple(added))
+
+    def _codebook_of_further_keys(self, row: Row) -> Codebook:
+        """Return the codebook of further keys; create it, with the widths of a row, if there is none."""
+        if self.further_keys is None:
+            key, value, _ = row.tensors
+            self.further_keys = Codebook(
+                len(key), len(value), eps=0.0, dist_fn=COS, rounding=self.rounding, device=self.keys.device
+            ).train(self.training)
+        return self.further_keys
+
+    def _undo_further_keys(self, changes: Sequence[Change]) -> None:
+        """Undo the last changes in the codebook of further keys; drop the codebook if it is empty."""
+        if self.further_keys is not None:
+            self.further_keys.undo(*changes)
+            if not len(self.further_keys):
+                self.further_keys = None
+
+    def redo(self, rows: Sequence[Row], query: Tensor | None = None, further: Sequence[Row] = ()) -> Change:
         """Repeat what an edit did, from the rows that it left behind instead of a decision.
 
         Args:
             rows: the rows that the edit changed or added, with their contents right after it.
             query: see :class:`Change`.
+            further: the same for each of its further keys.
 
         Returns:
             The change that :meth:`undo` needs.
@@ -134,11 +189,15 @@ class Codebook(StoredKeys):
                 self._append(key, label, value, radius)
             else:
                 self._write(index, label, KeyTensors(key, value, radius))
+        if further:
+            codebook = self._codebook_of_further_keys(further[0])
+            change = dataclasses.replace(change, further=tuple(codebook.redo([row]) for row in further))
         return change
 
     def undo(self, *changes: Change) -> None:
         """Undo the last edits, given their changes in the order of the edits."""
         for change in reversed(changes):
+            self._undo_further_keys(change.further)
             for index in range(change.length, len(self)):
                 self.hits.pop(index, None)
             del self.labels[change.length :]
@@ -156,3 +215,10 @@ class Codebook(StoredKeys):
     def _change_at(self, index: int, query: Tensor | None = None) -> Change:
         """Return the change of an edit that is about to change an existing key."""
         return Change(len(self), *self.row(index), query)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Codebook:
+        """Move the tensors when the model moves to another device, those of further keys, too."""
+        super()._apply(fn, recurse)
+        if self.further_keys is not None:
+            self.further_keys._apply(fn, recurse)
+        return self

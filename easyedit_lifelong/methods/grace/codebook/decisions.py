@@ -69,6 +69,7 @@ class Change:
         row: the changed key's row before the edit; empty if no key was changed.
         query: the edit's query. None if the edit added a key, which equals its query; and for edits saved by early
             releases, which did not store queries.
+        further: what each further key of the edit changed in the codebook of further keys.
     """
 
     length: int
@@ -76,6 +77,7 @@ class Change:
     label: Label = ()
     row: KeyTensors | tuple[()] = ()
     query: Tensor | None = None
+    further: tuple[Change, ...] = ()
 
     @property
     def row_before(self) -> Row | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,11 +20,13 @@ class TrainedEdit:
         query: shape ``(views * key_size,)``; None if it is not known: see :class:`Change`.
         label: the edit's target tokens.
         value: the trained value, with gate and radius if the codebook stores these.
+        further: the rows of the edit's further keys.
     """
 
     query: Tensor | None
     label: Label
     value: Tensor
+    further: Sequence[Row] = ()
 
 
 def rows_of(codebook: Codebook, changes: Sequence[Change], begin: int = 0) -> list[list[Row]]:
@@ -52,13 +55,28 @@ def rows_of(codebook: Codebook, changes: Sequence[Change], begin: int = 0) -> li
     return history[::-1]
 
 
-def trained_edits(changes: Sequence[Change], rows: Sequence[Sequence[Row]]) -> list[TrainedEdit]:
-    """Return the trained edits, given their changes and the rows that :func:`rows_of` returns for them."""
+def further_rows_of(codebook: Codebook, changes: Sequence[Change], begin: int = 0) -> list[list[Row]]:
+    """Return the rows of each edit's further keys, with their contents right after that edit.
+
+    Arguments are those of :func:`rows_of`.
+    """
+    counts = [len(change.further) for change in changes]
+    if codebook.further_keys is None:
+        return [[] for _ in changes[begin:]]
+    flat = [further for change in changes for further in change.further]
+    rows = iter(rows_of(codebook.further_keys, flat, sum(counts[:begin])))
+    return [[row for (row,) in itertools.islice(rows, count)] for count in counts[begin:]]
+
+
+def trained_edits(
+    changes: Sequence[Change], rows: Sequence[Sequence[Row]], further: Sequence[Sequence[Row]]
+) -> list[TrainedEdit]:
+    """Return the trained edits, given their changes and what :func:`rows_of` and :func:`further_rows_of` return."""
     edits = []
-    for change, rows_of_edit in zip(changes, rows, strict=True):
+    for change, rows_of_edit, further_rows in zip(changes, rows, further, strict=True):
         index, label, tensors = rows_of_edit[-1]
         added_key = index >= change.length
-        edits.append(TrainedEdit(tensors.key if added_key else change.query, label, tensors.value))
+        edits.append(TrainedEdit(tensors.key if added_key else change.query, label, tensors.value, further_rows))
     return edits
 
 
@@ -94,4 +112,4 @@ def insert_again(
     assert edit.query is not None
     device = codebook.keys.device  # may have changed since the edit
     _, index, change = codebook.insert(edit.query.to(device), edit.label, edit.value.to(device), decided)
-    return index, change
+    return index, codebook.add_further_keys(change, edit.further)

@@ -12,7 +12,13 @@ from collections.abc import Collection, Sequence
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change
-from easyedit_lifelong.methods.grace.codebook.edit_history import insert_again, keys_of, rows_of, trained_edits
+from easyedit_lifelong.methods.grace.codebook.edit_history import (
+    further_rows_of,
+    insert_again,
+    keys_of,
+    rows_of,
+    trained_edits,
+)
 
 
 def remove_edits(
@@ -36,18 +42,18 @@ def remove_edits(
         return list(changes)
     check_removable(codebook, changes, numbers, names)
     begin = min(numbers)
-    rows = rows_of(codebook, changes, begin)
+    rows, further = rows_of(codebook, changes, begin), further_rows_of(codebook, changes, begin)
     keys_before, hits_before = keys_of(codebook, changes), Counter(codebook.hits)
     codebook.undo(*changes[begin:])
     kept = list(changes[:begin])
     try:
-        for n, edit in enumerate(trained_edits(changes[begin:], rows), begin):
+        for n, edit in enumerate(trained_edits(changes[begin:], rows, further), begin):
             if n not in numbers:
                 kept.append(insert_again(codebook, edit)[1])
     except BaseException:
         codebook.undo(*kept[begin:])
-        for change, rows_of_edit in zip(changes[begin:], rows, strict=True):
-            codebook.redo(rows_of_edit, change.query)
+        for change, rows_of_edit, further_rows in zip(changes[begin:], rows, further, strict=True):
+            codebook.redo(rows_of_edit, change.query, further_rows)
         codebook.hits = hits_before
         raise
     # The hits of keys that were undone are gone. Give them back to the keys of the edits that had added those keys.

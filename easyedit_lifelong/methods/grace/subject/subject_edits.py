@@ -22,6 +22,7 @@ from easyedit_lifelong.methods.grace.config import RELATIONS, GraceHyperParams
 from easyedit_lifelong.methods.grace.subject.relation_prompts import relation_metric_for
 from easyedit_lifelong.methods.grace.subject.request_texts import RequestTexts, encode_request_texts
 from easyedit_lifelong.methods.grace.subject.subject_layer import SubjectAdaptor
+from easyedit_lifelong.methods.grace.training.further_keys import first_part
 from easyedit_lifelong.methods.grace.training.layer_passes import LayerPasses
 from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
 from easyedit_lifelong.methods.shared.subject_keys.auto_radius import Neighbourhood, QueriesOf
@@ -115,7 +116,8 @@ class SubjectEdits:
         keys = _last_queries(queries_of, [request_texts.key_rows for request_texts in encoded])
         texts = [text for request_texts in encoded for text in request_texts.texts]
         value_tokens = None if hparams.answer_layer else [text.subject_end for text in texts]
-        value_pass = self._passes.build(self._adaptor, [text.pair for text in texts], 1, pad, value_tokens)
+        pairs = [first_part(text.pair, hparams.tokens_per_key) for text in texts]
+        value_pass = self._passes.build(self._adaptor, pairs, 1, pad, value_tokens)
         extras = [keys.new_empty(len(encoded), 0)]  # no columns, in case neither gates nor radii are stored
         if hparams.gate_eps is not None:
             if hparams.gate_metric == RELATIONS and self._adaptor.relation_metric is None:

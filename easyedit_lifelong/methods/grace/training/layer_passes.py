@@ -100,6 +100,7 @@ class LayerPasses:
         copies: int,
         pad: int,
         value_tokens: Sequence[int] | None = None,
+        pass_class: type[SuffixPass] = SuffixPass,
     ) -> ValuePass:
         """Return the pass over requests. It runs as little of the model as gives the same logits.
 
@@ -109,8 +110,9 @@ class LayerPasses:
             copies: number of rows per request.
             pad: the padding token's id.
             value_tokens: see :class:`.SuffixPass`; only with ``copies`` 1.
+            pass_class: the class of the pass over requests of a causal language model.
         """
-        build = functools.partial(self._build, adaptor, pairs, copies, pad, value_tokens)
+        build = functools.partial(self._build, adaptor, pairs, copies, pad, value_tokens, pass_class)
         tracker = PositionTracker.of(self.model)
         n_own_spans = int(adaptor.spanning)
         if tracker is not None and tracker.spanning > n_own_spans:
@@ -146,12 +148,13 @@ class LayerPasses:
         copies: int,
         pad: int,
         value_tokens: Sequence[int] | None,
+        pass_class: type[SuffixPass],
         anatomy: Anatomy | None,
     ) -> ValuePass:
         """Return a pass over requests: partial as far as ``anatomy`` allows, full if it is None."""
         if self.kind is ModelKind.CAUSAL:
             rows = [pair for pair in pairs for _ in range(copies)]
-            return SuffixPass(self._runner, adaptor, self.path, rows, pad, anatomy, value_tokens)
+            return pass_class(self._runner, adaptor, self.path, rows, pad, anatomy, value_tokens)
         (pair,) = pairs
         return full_pass(self.model, adaptor, self._path_in_stack, pair, copies, pad, anatomy)
 

@@ -40,9 +40,13 @@ class SuffixPass(ValuePass):
         pad: the padding token's id.
         anatomy: the blocks and head of the model, for a partial pass; None for full passes.
         value_tokens: for each row, index of the prompt token whose output the value replaces; None for the last token.
+
+    Attributes:
+        every_target: whether the layer's queries and outputs are recorded at all tokens that predict the target.
     """
 
     has_independent_rows = True
+    every_target = False
 
     def __init__(
         self,
@@ -83,7 +87,8 @@ class SuffixPass(ValuePass):
         # A cache made without the model's configuration keeps every token, even where attention is local. The masks
         # restrict attention to the local tokens.
         cache = DynamicCache() if self._start else None
-        self._run_full_pass(lambda: self._target_logits(self._ids, cache), position, self._start)
+        tokens = targets.shape[1] if self.every_target else 1
+        self._run_full_pass(lambda: self._target_logits(self._ids, cache), position, self._start, tokens)
         self._prefix = FrozenPrefix(cache, self._start) if cache is not None else None
 
     @property
@@ -94,7 +99,7 @@ class SuffixPass(ValuePass):
     def select_rows(self, rows: Tensor) -> SuffixPass:
         """Return a pass over a selection of the rows."""
         selection = copy.copy(self)
-        for name in ("query", "output", "targets", "unedited", "_ids", "_mask", "_target_offsets"):
+        for name in ("queries", "outputs", "targets", "unedited", "_ids", "_mask", "_target_offsets"):
             setattr(selection, name, getattr(self, name)[rows])
         selection._prompt_lengths = self._prompt_lengths[rows.cpu()]
         if self._output_below is not None:

@@ -40,22 +40,32 @@ class ValuePass(abc.ABC):
             passes use the output of the last of them.
 
     Attributes:
-        query: the layer's input at that position, ``(rows, key_size)``.
-        output: the layer's output at that position, ``(rows, value_size)``.
+        queries: the layer's input at the recorded tokens, from that position on, ``(rows, tokens, key_size)``.
+        outputs: the layer's output at these tokens, ``(rows, tokens, value_size)``.
         targets: as given.
         unedited: the logits without values, ``(rows, targets, classes)``.
         has_independent_rows: whether :meth:`select_rows` can repeat rows.
     """
 
     has_independent_rows = False
-    query: Tensor
-    output: Tensor
+    queries: Tensor
+    outputs: Tensor
     unedited: Tensor
 
     def __init__(self, adaptor: GraceAdaptor, targets: Tensor, position: int, below: Sequence[nn.Module] = ()) -> None:
         self.targets = targets
         self._adaptor, self._position, self._below = adaptor, position, below
         self._output_below: Any = None
+
+    @property
+    def query(self) -> Tensor:
+        """The layer's input at the position, ``(rows, key_size)``."""
+        return self.queries[:, 0]
+
+    @property
+    def output(self) -> Tensor:
+        """The layer's output at the position, ``(rows, value_size)``."""
+        return self.outputs[:, 0]
 
     @property
     def is_partial(self) -> bool:
@@ -66,7 +76,7 @@ class ValuePass(abc.ABC):
         """Return the logits that predict the targets.
 
         Args:
-            values: they replace the layer's output, shape ``(rows, value_size)``; None for no replacement.
+            values: they replace the layer's output, see :class:`.Trial` for their shape; None for no replacement.
 
         Returns:
             Logits, shape ``(rows, targets, classes)``, differentiable in the values.
@@ -93,19 +103,20 @@ class ValuePass(abc.ABC):
         """Reuse constant results in the pass inside the context."""
         return fixed_output(self._below, self._output_below)
 
-    def _run_full_pass(self, run: Callable[[], Tensor], position: int, start: int = 0) -> None:
-        """Run one full pass; keep its logits, the layer's query and output, and the constant results.
+    def _run_full_pass(self, run: Callable[[], Tensor], position: int, start: int = 0, tokens: int = 1) -> None:
+        """Run one full pass; keep its logits, the layer's queries and outputs, and the constant results.
 
         Args:
             run: runs the pass, and returns its logits.
             position: position, in the full pass, of the token whose output a value replaces.
             start: first position of later passes.
+            tokens: number of tokens to record, from ``position`` on.
         """
 
         def keep_from_start(output: Any) -> None:
             self._output_below = with_hidden(output, hidden_of(output)[:, start:])
 
-        trial = Trial(None, position)
+        trial = Trial(None, position, tokens)
         with (
             torch.no_grad(),
             self._adaptor.using_trial(trial),
@@ -114,7 +125,7 @@ class ValuePass(abc.ABC):
             self.unedited = run()
         if trial.query is None or trial.output is None:
             raise EditError("the model does not run the layer in inner_params. Name a projection, an MLP or a block.")
-        self.query, self.output = trial.query, trial.output
+        self.queries, self.outputs = trial.query, trial.output
 
 
 class FullPass(ValuePass):
