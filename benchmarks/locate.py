@@ -3,8 +3,9 @@
     git clone https://github.com/kmeng01/rome
     ROME_CHECKOUT=rome python benchmarks/locate.py --data known_1000.json --facts 1
 
-Both sides trace the same facts, with the same noise, kinds and window, alternately in one process. The authors' code is
-read from the checkout. It gets the names of the layers of other families than GPT-2's, and the CPU as its device.
+Both sides trace the same facts, with the same noise and window, one kind of restored values after another, alternately
+in one process. The authors' code is read from the checkout. It gets the names of the layers of other families than
+GPT-2's, and the CPU as its device.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import sys
 import time
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from easyedit_lifelong import load_model
 from easyedit_lifelong.errors import LifelongError
 from easyedit_lifelong.locate.corruption import GaussianNoise, subject_embedding_deviation
 from easyedit_lifelong.locate.known_facts import EncodedFact, encode_known_fact, read_known_facts
-from easyedit_lifelong.locate.restorations import KINDS
+from easyedit_lifelong.locate.restorations import KINDS, Kind
 from easyedit_lifelong.locate.sites import Sites
 from easyedit_lifelong.locate.trace import NOISE_FACTOR, Tracer
 from easyedit_lifelong.models.anatomy import anatomy_of
@@ -42,6 +44,7 @@ UNUSED = {
 }
 """Modules that the authors' file imports and that tracing doesn't use, with the names that it imports from them."""
 
+SIDES = ("ours", "theirs")
 THEIR_KINDS = {"state": None, "mlp": "mlp", "attention": "attn"}
 
 
@@ -103,54 +106,83 @@ def main() -> int:
     kinds = [kind for kind in KINDS if kind in arguments.kinds.split(",")]
     embed = Runner(model, tokenizer).model.get_input_embeddings()
     level = NOISE_FACTOR * subject_embedding_deviation(tokenizer, embed, [fact.subject for fact in everything])
-    tracer = Tracer(model, tokenizer, GaussianNoise(level), kinds=kinds, severed=[])
+    tracers = {kind: Tracer(model, tokenizer, GaussianNoise(level), kinds=[kind], severed=[]) for kind in kinds}
     facts: list[EncodedFact] = []
     for fact in everything:
         encoded = encode_known_fact(tokenizer, fact)
-        if len(encoded.prompt) <= arguments.longest and tracer.prediction(encoded) is None:
+        if len(encoded.prompt) <= arguments.longest and tracers[kinds[0]].prediction(encoded) is None:
             facts.append(encoded)
         if len(facts) == arguments.facts:
             break
     their_model = theirs.ModelAndTokenizer(model=model, tokenizer=tokenizer)
     their_model.num_layers = len(Sites(model).blocks)
-    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
-    scores: dict[str, list[torch.Tensor]] = {"ours": [], "theirs": []}
-
-    def run_ours(_: int) -> None:
-        for fact in facts:
-            began = time.perf_counter()
-            trace = tracer.trace(fact)
-            seconds["ours"].append(time.perf_counter() - began)
-            scores["ours"] += [trace.scores[kind] for kind in kinds]
-
-    def run_theirs(_: int) -> None:
-        for fact in facts:
-            began = time.perf_counter()
-            for kind in kinds:
-                result = theirs.calculate_hidden_flow(
-                    their_model, fact.fact.prompt, fact.fact.subject, noise=level, kind=THEIR_KINDS[kind]
-                )
-                scores["theirs"].append(result["scores"].double())
-            seconds["theirs"].append(time.perf_counter() - began)
-
-    alternate(arguments.runs, run_theirs, run_ours)
-    differences = [float((a - b).abs().max()) for a, b in zip(scores["ours"], scores["theirs"], strict=True)]
     console = Console()
     console.print(describe(machine()))
     lengths = [len(fact.prompt) for fact in facts]
-    console.print(f"{len(facts)} facts of {min(lengths)} to {max(lengths)} tokens, {', '.join(kinds)}")
-    for side, values in seconds.items():
-        console.print(f"{side}: {median(values):.1f} s a fact (median)")
-    console.print(f"largest difference of a score: {max(differences):.2g}")
+    console.print(f"{len(facts)} facts of {min(lengths)} to {max(lengths)} tokens; seconds a fact (medians)")
+    measured = {}
+    for kind in kinds:
+        timings = Timings()
+
+        def run_ours(_: int, kind: Kind = kind, timings: Timings = timings) -> None:
+            timings.measure("ours", facts, lambda fact: tracers[kind].trace(fact).scores[kind])
+
+        def run_theirs(_: int, kind: Kind = kind, timings: Timings = timings) -> None:
+            timings.measure("theirs", facts, lambda fact: their_scores(theirs, their_model, fact, level, kind))
+
+        alternate(arguments.runs, run_theirs, run_ours)
+        measured[kind] = timings
+        console.print(f"{kind}: {timings.line()}")
+    totals = {side: sum(median(timings.seconds[side]) for timings in measured.values()) for side in SIDES}
+    console.print(f"all: authors {totals['theirs']:.1f}, ours {totals['ours']:.1f}")
     finish(
         "locate",
-        ours=median(seconds["ours"]),
-        theirs=median(seconds["theirs"]),
+        **totals,
         unit="seconds a fact",
-        runs=seconds,
-        largest_difference=max(differences),
+        seconds={kind: timings.seconds for kind, timings in measured.items()},
+        cpu={kind: timings.cpu for kind, timings in measured.items()},
+        largest_difference={kind: timings.largest_difference() for kind, timings in measured.items()},
     )
     return 0
+
+
+def their_scores(theirs: Any, their_model: Any, fact: EncodedFact, level: float, kind: Kind) -> torch.Tensor:
+    """Return the scores of the authors' code."""
+    result = theirs.calculate_hidden_flow(
+        their_model, fact.fact.prompt, fact.fact.subject, noise=level, kind=THEIR_KINDS[kind]
+    )
+    return result["scores"].double()
+
+
+class Timings:
+    """Seconds, CPU seconds and scores of both sides, for one kind of restored values."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+        self.cpu: dict[str, list[float]] = {side: [] for side in SIDES}
+        self.scores: dict[str, list[torch.Tensor]] = {side: [] for side in SIDES}
+
+    def measure(self, side: str, facts: list[EncodedFact], trace: Callable[[EncodedFact], torch.Tensor]) -> None:
+        """Trace the facts, and add their times and scores to those of a side."""
+        for fact in facts:
+            began, cpu_began = time.perf_counter(), time.process_time()
+            self.scores[side].append(trace(fact))
+            self.seconds[side].append(time.perf_counter() - began)
+            self.cpu[side].append(time.process_time() - cpu_began)
+
+    def largest_difference(self) -> float:
+        """Return the largest difference of a score."""
+        return max(float((a - b).abs().max()) for a, b in zip(*self.scores.values(), strict=True))
+
+    def line(self) -> str:
+        """Return medians, their ratio, and the largest difference of a score, as text."""
+        seconds = {side: median(values) for side, values in self.seconds.items()}
+        cpu = {side: median(values) for side, values in self.cpu.items()}
+        return (
+            f"authors {seconds['theirs']:.1f} (CPU {cpu['theirs']:.1f}), ours {seconds['ours']:.1f} (CPU "
+            f"{cpu['ours']:.1f}), {seconds['theirs'] / seconds['ours']:.1f} times faster; largest difference of a "
+            f"score {self.largest_difference():.2g}"
+        )
 
 
 if __name__ == "__main__":

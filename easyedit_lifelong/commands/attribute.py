@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.atomic import delete_leftovers, write_text_atomically
-from easyedit_lifelong.commands.option_types import names, positive_int
+from easyedit_lifelong.commands.option_types import names, positive_float, positive_int
 from easyedit_lifelong.data.json_files import ENCODING, read_json_file, unreadable
 from easyedit_lifelong.errors import DataError, RunError
-from easyedit_lifelong.locate.attribution import attribute
+from easyedit_lifelong.locate.attribution import METHODS, attribute, check_attribution_method
 from easyedit_lifelong.locate.lexical import bm25_scores
 from easyedit_lifelong.models.devices import resolve_device
 from easyedit_lifelong.models.load import load_model, resolve_dtype
@@ -32,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--texts", type=Path, required=True, metavar="FILE", help="a text a line; or .json, .jsonl with field `text`")
     add("--prompt", required=True, help="the prompt")
     add("--answer", required=True, help="the answer to attribute to the texts")
-    add("--checkpoints", type=names, default=(), metavar="D,D", help="further checkpoints; scores are averaged")
+    method_help = "products of gradients (tracin, default), or influence functions (ekfac, extra `attribution`)"
+    add("--method", choices=METHODS, default="tracin", help=method_help)
+    damping_help = "λ of --method ekfac (default: a tenth of the mean eigenvalue of each layer)"
+    add("--damping", type=positive_float, metavar="X", help=damping_help)
+    checkpoints_help = "further checkpoints; scores of --method tracin are averaged over all"
+    add("--checkpoints", type=names, default=(), metavar="D,D", help=checkpoints_help)
     add("--layers", type=names, metavar="L,L", help="linear layers (default: the output projections of all MLPs)")
     add("--plain", action="store_true", help="products of gradients, not divided by their lengths")
     add("--top", type=positive_int, default=20, metavar="N", help="number of texts to print (default 20)")
@@ -48,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         LifelongError: an input can't be used.
     """
     console = Console()
+    _check_method(arguments)
     texts = read_texts(arguments.texts.expanduser())
     resolve_device(arguments.device)
     resolve_dtype(arguments.dtype)
@@ -62,8 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
                 texts,
                 arguments.prompt,
                 arguments.answer,
+                method=arguments.method,
                 layers=arguments.layers,
                 normalise=not arguments.plain,
+                damping=arguments.damping,
                 progress=progress,
             )
         totals = [total + score / len(models) for total, score in zip(totals, scores, strict=True)]
@@ -72,10 +80,24 @@ def run(arguments: argparse.Namespace) -> int:
     _show(console, [(rank, texts[i], totals[i], lexical[i]) for rank, i in enumerate(order[: arguments.top], 1)])
     if arguments.out is not None:
         rows = [{"line": i + 1, "text": texts[i], "score": totals[i], "bm25": lexical[i]} for i in order]
-        content = {"prompt": arguments.prompt, "answer": arguments.answer, "models": models, "texts": rows}
-        _write(arguments.out.expanduser(), content)
+        content = {"prompt": arguments.prompt, "answer": arguments.answer, "method": arguments.method, "models": models}
+        _write(arguments.out.expanduser(), {**content, "texts": rows})
         print_line(console, f"Scores of all {len(texts)} texts: {arguments.out}")
     return 0
+
+
+def _check_method(arguments: argparse.Namespace) -> None:
+    """Check that the method can be imported, and that the options are those of the method.
+
+    Raises:
+        DataError: an option is one of another method.
+        PluginError: a package is missing.
+    """
+    if arguments.method == "ekfac" and arguments.checkpoints:
+        raise DataError("--checkpoints: influence functions are those of the trained model; use --method tracin")
+    if arguments.method != "ekfac" and arguments.damping is not None:
+        raise DataError("--damping: is an option of --method ekfac")
+    check_attribution_method(arguments.method)
 
 
 def read_texts(path: Path) -> list[str]:
@@ -109,7 +131,7 @@ def read_texts(path: Path) -> list[str]:
 
 def _show(console: Console, rows: Sequence[tuple[int, str, float, float]]) -> None:
     """Print the ranked texts with their scores, and BM25 beside them."""
-    table = plain_table("\nTexts that support the answer, by the product of gradients; BM25 counts common words")
+    table = plain_table("\nTexts that support the answer, by their gradients; BM25 counts common words")
     for heading in ("rank", "score", "BM25"):
         table.add_column(heading, justify="right")
     table.add_column("text", overflow="fold")

@@ -6,23 +6,34 @@ its output. So the product of the gradients of two texts is Σₜₛ (xₜ·xₛ
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from easyedit_lifelong.errors import DataError, ModelError
+from easyedit_lifelong.errors import DataError, ModelError, PluginError
+from easyedit_lifelong.locate.attributed_rows import (
+    LabelledRow,
+    encode_answer,
+    encode_texts,
+    pad,
+    predictions,
+    token_losses,
+)
 from easyedit_lifelong.models.anatomy import anatomy_of, mlp_of
 from easyedit_lifelong.models.capture import outputs_with_gradients, recording_inputs
-from easyedit_lifelong.models.encoding import IGNORED, encode_pair, encode_text, group_by_length, pad_rows
-from easyedit_lifelong.models.load import context_length, model_label
+from easyedit_lifelong.models.encoding import IGNORED, group_by_length
+from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.model_modes import editing, frozen
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.runner import Runner
+
+Method = Literal["tracin", "ekfac"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 _MAX_PADDING, _MAX_ROWS = 256, 16
 
@@ -51,6 +62,19 @@ class GradientFactors:
         return math.sqrt(max(self.product(self), 0.0))
 
 
+def check_attribution_method(method: str) -> None:
+    """Check that a method is known, and that the package that it needs can be imported.
+
+    Raises:
+        DataError: the method isn't known.
+        PluginError: the package kronfluence can't be imported.
+    """
+    if method not in METHODS:
+        raise DataError(f"method: {method!r} isn't known. Use {' or '.join(METHODS)}.")
+    if method == "ekfac":
+        _influence()
+
+
 def attribute(
     model: Any,
     tokenizer: Any,
@@ -58,15 +82,18 @@ def attribute(
     prompt: str,
     answer: str,
     *,
+    method: Method = "tracin",
     layers: Sequence[str] | None = None,
     normalise: bool = True,
+    damping: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[float]:
     """Return how much each text supports an answer of a model, by the products of their gradients.
 
     The score of a text z is ∇L(z)·∇L(q), where L(z) is the mean cross-entropy of the text's tokens and L(q) that of the
     answer's tokens after the prompt. A step of gradient descent on a text with a positive score makes the answer more
-    probable.
+    probable. With ``ekfac``, it is ∇L(z)ᵀ(H + λ)⁻¹∇L(q) (:mod:`.influence`): how much the answer depends on the text
+    in a model that was trained to its end.
 
     Args:
         model: a causal language model.
@@ -74,10 +101,12 @@ def attribute(
         texts: the texts.
         prompt: the prompt.
         answer: the answer.
+        method: ``tracin``, or ``ekfac``, which needs the package kronfluence.
         layers: names of the linear layers whose weights count; None for the output projections of all MLPs.
-        normalise: divide each score by the lengths of both gradients. Otherwise, short and surprising texts have larger
-            scores, since their gradients are longer.
-        progress: called with the number of texts done, and of all texts.
+        normalise: divide each score by the lengths of both gradients, √(∇Lᵀ(H + λ)⁻¹∇L) with ``ekfac``. Otherwise,
+            short and surprising texts have larger scores, since their gradients are longer.
+        damping: λ of ``ekfac``; None for a tenth of the mean eigenvalue of each layer.
+        progress: called with the number of texts done, and of all texts. ``ekfac`` processes them several times.
 
     Returns:
         A score for each text.
@@ -85,25 +114,54 @@ def attribute(
     Raises:
         DataError: there are no texts, or one is too short or too long.
         ModelError: a layer isn't found.
+        PluginError: the package kronfluence can't be imported.
     """
+    check_attribution_method(method)
     runner = Runner(model, tokenizer)
     modules = _linear_layers(runner.model, layers)
-    pair = encode_pair(tokenizer, prompt, answer)
-    rows = [encode_text(tokenizer, text) for text in texts]
-    _check_rows(rows, context_length(runner.model))
-    labels = [IGNORED] * len(pair.prompt) + pair.target
-    scores = [0.0] * len(rows)
+    query, rows = encode_answer(tokenizer, prompt, answer), encode_texts(runner, texts)
     with editing(runner.model), frozen(runner.model):
-        (query,) = _factors(runner, modules, [pair.tokens], [labels])
-        query_norm, done = query.norm(), 0
-        for group in group_by_length(rows, _MAX_PADDING, _MAX_ROWS):
-            group_rows = [rows[index] for index in group]
-            for index, factors in zip(group, _factors(runner, modules, group_rows, group_rows), strict=True):
-                norms = factors.norm() * query_norm if normalise else 1.0
-                scores[index] = factors.product(query) / norms if norms else 0.0
-            done += len(group)
-            if progress is not None:
-                progress(done, len(rows))
+        if method == "ekfac":
+            scores: list[float] = _influence().influence_scores(
+                runner, modules, rows, query, normalise=normalise, damping=damping, progress=progress
+            )
+            return scores
+        return _products(runner, modules, rows, query, normalise, progress)
+
+
+def _influence() -> Any:
+    """Import and return the module of EK-FAC.
+
+    Raises:
+        PluginError: kronfluence, or a package that it needs, can't be imported.
+    """
+    try:
+        return importlib.import_module("easyedit_lifelong.locate.influence")
+    except ImportError as error:
+        raise PluginError(
+            f"ekfac: kronfluence can't be imported: {error}. Run: pip install 'easyedit-lifelong[attribution]'"
+        ) from error
+
+
+def _products(
+    runner: Runner,
+    modules: Mapping[str, nn.Module],
+    rows: Sequence[LabelledRow],
+    query: LabelledRow,
+    normalise: bool,
+    progress: Callable[[int, int], None] | None,
+) -> list[float]:
+    """Return the product of the gradients of each row and the query; see :func:`attribute`."""
+    scores = [0.0] * len(rows)
+    (of_query,) = _factors(runner, modules, [query])
+    query_norm, done = of_query.norm(), 0
+    for group in group_by_length([row.ids for row in rows], _MAX_PADDING, _MAX_ROWS):
+        for index, factors in zip(group, _factors(runner, modules, [rows[i] for i in group]), strict=True):
+            norms = factors.norm() * query_norm if normalise else 1.0
+            scores[index] = factors.product(of_query) / norms if norms else 0.0
+        done += len(group)
+        if progress is not None:
+            progress(done, len(rows))
     return scores
 
 
@@ -119,44 +177,22 @@ def _linear_layers(model: Any, names: Sequence[str] | None) -> dict[str, nn.Modu
     return dict(find_module(model, path) for path in paths)
 
 
-def _check_rows(rows: Sequence[Sequence[int]], longest: int | None) -> None:
-    if not rows:
-        raise DataError("there are no texts to attribute the answer to")
-    for number, row in enumerate(rows, 1):
-        if len(row) < 2:
-            raise DataError(f"text {number}: has fewer than two tokens, so it has no loss. Leave it out.")
-        if longest is not None and len(row) > longest:
-            raise DataError(f"text {number}: has {len(row)} tokens; the model reads {longest}. Shorten or split it.")
-
-
 def _factors(
-    runner: Runner, modules: Mapping[str, nn.Module], rows: Sequence[Sequence[int]], labels: Sequence[Sequence[int]]
+    runner: Runner, modules: Mapping[str, nn.Module], rows: Sequence[LabelledRow]
 ) -> Iterator[GradientFactors]:
-    """Yield the factors of each row.
-
-    Args:
-        runner: runs the model.
-        modules: the linear layers.
-        rows: token ids.
-        labels: the row's tokens, or :data:`IGNORED` for those that don't count in its loss.
-    """
-    ids, mask = pad_rows(rows, runner.pad, "right", runner.device)
-    targets = torch.full_like(ids, IGNORED)
-    for row, row_labels in enumerate(labels):
-        targets[row, : len(row_labels)] = torch.tensor(row_labels)
+    """Yield the factors of each row, for the linear layers."""
+    padded = pad(runner, rows)
     inputs: dict[str, Any] = {}
     outputs: dict[str, Tensor] = {}
     with recording_inputs(modules, inputs.__setitem__), outputs_with_gradients(modules, outputs):
-        logits = runner.call(ids, mask, mask.sum(dim=1))
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    each = F.cross_entropy(logits[:, :-1].transpose(1, 2), targets[:, 1:], ignore_index=IGNORED, reduction="none")
-    counts = (targets[:, 1:] != IGNORED).sum(dim=1)
-    loss = (each.sum(dim=1) / counts).sum()
+        losses = token_losses(predictions(runner, padded), padded.targets)
+    loss = (losses.sum(dim=1) / (padded.targets != IGNORED).sum(dim=1)).sum()
     gradients = dict(zip(modules, torch.autograd.grad(loss, [outputs[name] for name in modules]), strict=True))
-    for row, tokens in enumerate(rows):
+    shape = padded.ids.shape
+    for number, row in enumerate(rows):
         yield GradientFactors(
-            {name: _row(inputs[name], row, ids.shape, len(tokens)) for name in modules},
-            {name: _row(gradients[name], row, ids.shape, len(tokens)) for name in modules},
+            {name: _row(inputs[name], number, shape, len(row.ids)) for name in modules},
+            {name: _row(gradients[name], number, shape, len(row.ids)) for name in modules},
         )
 
 

@@ -67,7 +67,7 @@ def sweep_layers(
 ) -> list[SweptLayer]:
     """Edit each request at each layer on the unedited model, and score and roll back each edit.
 
-    Results are written after each layer. A sweep that was interrupted continues with the first layer without results.
+    Results are written after each edit. A sweep that was interrupted continues with the first edit without results.
 
     Args:
         method: the editing method; it must return a rollback.
@@ -98,16 +98,18 @@ def sweep_layers(
         unedited = dict(zip(questions, scorer.forced(model, questions), strict=True))
         swept = []
         for layer in layers:
-            if layer not in done:
+            entries = done.setdefault(layer, [])
+            if len(entries) < len(requests):
                 copy = at_layer(hparams, model, layer)
                 if method.check is not None:
                     method.check(model, tokenizer, copy)
                 if method.prepare is not None:
                     method.prepare(model, tokenizer, copy, None)
-                done[layer] = _edit_at(method, model, tokenizer, requests, copy, scorer, unedited)
-                entries = {str(number): entry for number, entry in sorted(done.items())}
-                _write(path, {"settings": settings, "layers": entries})
-            swept.append(_swept(layer, done[layer]))
+            for request in requests[len(entries) :]:
+                entries.append(_edit(method, model, tokenizer, request, copy, scorer, unedited))
+                by_layer = {str(number): done[number] for number in sorted(done)}
+                _write(path, {"settings": settings, "layers": by_layer})
+            swept.append(_swept(layer, entries))
             if report is not None:
                 report(swept[-1])
     return swept
@@ -120,40 +122,37 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | No
     return float(np.corrcoef(_ranks(one), _ranks(other))[0, 1])
 
 
-def _edit_at(
+def _edit(
     method: EditMethod,
     model: Any,
     tokenizer: Any,
-    requests: Sequence[EditRequest],
+    request: EditRequest,
     hparams: Any,
     scorer: Scorer,
     unedited: Mapping[Question, ForcedAnswer],
-) -> list[dict[str, Any]]:
-    """Edit, score and roll back each request; return an entry for each."""
-    entries = []
-    for request in requests:
-        questions = Questions.about([request])
-        began, error, answers = time.monotonic(), None, dict(unedited)
+) -> dict[str, Any]:
+    """Edit, score and roll back a request; return its entry in the results."""
+    questions = Questions.about([request])
+    began, error, answers = time.monotonic(), None, dict(unedited)
+    try:
+        _, rollback = method.apply(model, tokenizer, [request], hparams)
+    except EditError as problem:
+        error = str(problem)
+    else:
+        if not callable(rollback):
+            raise EditError(f"{method.name} returns no rollback, so its layers can't be swept")
         try:
-            _, rollback = method.apply(model, tokenizer, [request], hparams)
-        except EditError as problem:
-            error = str(problem)
-        else:
-            if not callable(rollback):
-                raise EditError(f"{method.name} returns no rollback, so its layers can't be swept")
-            try:
-                asked = questions.all()
-                answers = dict(zip(asked, scorer.forced(model, asked), strict=True))
-            finally:
-                rollback()
-        scores = {
-            "reliability": [answers[question].accuracy for question in questions.edit],
-            "generality": [answers[question].accuracy for question in questions.rephrase],
-            "locality": [answers[question].agreement(unedited[question]) for question in questions.locality],
-        }
-        entry = {"case_id": request.case_id, **scores, "seconds": round(time.monotonic() - began, 3)}
-        entries.append(entry if error is None else {**entry, "error": error})
-    return entries
+            asked = questions.all()
+            answers = dict(zip(asked, scorer.forced(model, asked), strict=True))
+        finally:
+            rollback()
+    scores = {
+        "reliability": [answers[question].accuracy for question in questions.edit],
+        "generality": [answers[question].accuracy for question in questions.rephrase],
+        "locality": [answers[question].agreement(unedited[question]) for question in questions.locality],
+    }
+    entry = {"case_id": request.case_id, **scores, "seconds": round(time.monotonic() - began, 3)}
+    return entry if error is None else {**entry, "error": error}
 
 
 def _swept(layer: int, entries: Sequence[Mapping[str, Any]]) -> SweptLayer:
@@ -173,7 +172,7 @@ def _ranks(values: Sequence[float]) -> np.ndarray:
 
 
 def _read(path: Path, settings: Mapping[str, Any]) -> dict[int, list[dict[str, Any]]]:
-    """Return the entries of the layers that an earlier sweep with the same settings has finished.
+    """Return the entries of each layer that an earlier sweep with the same settings has written.
 
     Raises:
         RunError: the file is damaged, or of a sweep with other settings.

@@ -30,6 +30,33 @@ def test_texts_are_ranked(tmp_path: Path, checkpoint: Path, capsys: pytest.Captu
     assert json.loads(out.read_text())["texts"] == rows  # the mean over twice the same checkpoint
 
 
+def test_texts_are_ranked_by_influence(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("kronfluence")
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    out = tmp_path / "scores.json"
+    words = ["attribute", "--model", checkpoint, "--texts", tmp_path / "texts.txt", *QUERY, "--method", "ekfac"]
+    code, _, error = call(capsys, *words, "--layers", "model.layers.1.mlp.down_proj", "--out", out)
+    assert code == 0, error
+    content = json.loads(out.read_text())
+    assert content["method"] == "ekfac"
+    assert content["texts"][0]["line"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "ekfac", "--checkpoints", "a"], "--checkpoints: influence functions are those of the trained"),
+        (["--damping", "1"], "--damping: is an option of --method ekfac"),
+    ],
+)
+def test_options_of_another_method_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    code, _, error = call(capsys, "attribute", "--model", "m", "--texts", tmp_path / "texts.txt", *QUERY, *words)
+    assert code == 1
+    assert message in error
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

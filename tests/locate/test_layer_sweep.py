@@ -57,11 +57,12 @@ def test_every_layer_is_edited_and_rolled_back(model: Any, tmp_path: Path) -> No
     assert torch.equal(model(ids).logits, logits)
 
 
-def test_a_sweep_continues_after_the_finished_layers(model: Any, tmp_path: Path) -> None:
+def test_a_sweep_continues_after_the_finished_edits(model: Any, tmp_path: Path) -> None:
     first = sweep(model, tmp_path, [1])
     file = tmp_path / "GRACE.json"
     content = json.loads(file.read_text())
-    content["layers"]["1"][0]["reliability"] = [0.25]  # shows that the layer isn't edited again
+    content["layers"]["1"][0]["reliability"] = [0.25]  # shows that this edit isn't made again
+    del content["layers"]["1"][1]
     file.write_text(json.dumps(content))
     reported: list[int] = []
     swept = sweep(model, tmp_path, [1, 3], report=lambda entry: reported.append(entry.layer))

@@ -49,7 +49,7 @@ def heat_map(trace: FactTrace, kind: Kind, window: int) -> Plot:
         f"Heat map of tokens and layers for {trace.fact.prompt!r}: the largest indirect effect, {effects.max():.2f}, "
         f"is at the token {_visible(trace.tokens[token])!r} and layer {layer}. {caption}"
     )
-    return Plot(f"heat-{trace.fact.fact_id}-{kind}", KIND_NAMES[kind].capitalize(), caption, alt, figure)
+    return Plot(f"heat-{trace.fact.fact_id}-{kind}", _title(kind), caption, alt, figure)
 
 
 def change_map(changes: StateChanges, kind: Kind, name: str) -> Plot:
@@ -68,7 +68,13 @@ def change_map(changes: StateChanges, kind: Kind, name: str) -> Plot:
         f"Heat map of tokens and layers for {changes.prompt!r}: the largest change is at the token "
         f"{_visible(changes.tokens[token])!r} and layer {layer}. {caption}"
     )
-    return Plot(name, KIND_NAMES[kind].capitalize(), caption, alt, figure)
+    return Plot(name, _title(kind), caption, alt, figure)
+
+
+def _title(kind: Kind) -> str:
+    """Return the title of a figure of this kind."""
+    name = KIND_NAMES[kind]
+    return name[0].upper() + name[1:]
 
 
 def _token_layer_figure(values: np.ndarray, labels: Sequence[str], kind: Kind, x_label: str) -> Figure:
@@ -129,7 +135,7 @@ def average_figure(averages: Mapping[str, LayerMeans], kind: Kind, window: int) 
     )
     caption = f"Restored {KIND_NAMES[kind]}, averaged over {n_facts} facts. Bands are 95 % bootstrap intervals."
     alt = f"Average indirect effect by layer; largest values: {peaks}. {caption}"
-    return Plot(f"average-{kind}", KIND_NAMES[kind].capitalize(), caption, alt, figure)
+    return Plot(f"average-{kind}", _title(kind), caption, alt, figure)
 
 
 def severed_figure(state: LayerMeans, severed: Mapping[Module, LayerMeans]) -> Plot:
