@@ -42,12 +42,13 @@ def editor_of(model: Any) -> GraceEditor:
 
 def codebook_without(editor: GraceEditor, *left_out: int) -> dict[str, torch.Tensor]:
     """Return the arrays of a codebook into which all edits but some are entered again."""
-    from easyedit_lifelong.methods.grace.codebook.edit_history import rows_of, trained_edits
+    from easyedit_lifelong.methods.grace.codebook.edit_history import further_rows_of, rows_of, trained_edits
 
     assert editor.codebook is not None
     state = editor.codebook.state_dict()
     codebook = editor._new_codebook(state["keys"].shape[1], state["values"].shape[1], torch.device("cpu"))
-    for n, entry in enumerate(trained_edits(editor.changes, rows_of(editor.codebook, editor.changes))):
+    rows, further = (of(editor.codebook, editor.changes) for of in (rows_of, further_rows_of))
+    for n, entry in enumerate(trained_edits(editor.changes, rows, further)):
         if n not in left_out:
             assert entry.query is not None
             codebook.insert(entry.query, entry.label, entry.value)
