@@ -149,9 +149,8 @@ def sampled_labels(logits: Tensor, generator: torch.Generator) -> Tensor:
 def _tracked(model: Any, modules: Mapping[str, nn.Module]) -> Iterator[None]:
     """Put kronfluence's wrappers in the place of the modules, and put the modules back at the end.
 
-    kronfluence's own ``prepare_model`` leaves its wrappers in the model, and knows no layers but ``nn.Linear``. Its
-    computations need only a layer's inputs and gradients, so they also fit GPT-2's
-    layers, whose weights are transposed.
+    kronfluence's own ``prepare_model`` leaves its wrappers in the model, and accepts ``nn.Linear`` alone. Its
+    computations need only a layer's inputs and gradients, so they also fit GPT-2's layers (transposed weights).
     """
     parents = {path: (model.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2]) for path in modules}
     try:

@@ -20,7 +20,7 @@ SEARCHED_CASES = [
     for case in CASES
     if case.name.removesuffix("-native").split("-")[0] in {name.removesuffix("-native") for name in SEARCHABLE}
     and case.name not in ("GRACE-subject", "AlphaEdit-variants")
-    # GRACE by subjects has a calibration of its own; BLUE refuses a single layer.
+    # GRACE by subjects is calibrated by other steps; BLUE refuses a single layer.
 ]
 TARGETS = ("layers", "v_lr", "clamp_norm_factor")
 """What is searched for every method with target vectors."""

@@ -1,4 +1,4 @@
-"""What a search tries for GRACE with keys at the prompt's end. GRACE by subjects has a calibration of its own."""
+"""What a search tries for GRACE with keys at the prompt's end. GRACE by subjects is calibrated by other steps."""
 
 from __future__ import annotations
 

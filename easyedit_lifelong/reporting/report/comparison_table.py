@@ -88,7 +88,7 @@ def tables_of(rows: Sequence[Row], runs: Sequence[RunFiles]) -> list[Comparison]
         runs: the runs that the rows are about.
     """
     main = main_names(runs)
-    where = f"of {_common([run.model for run in runs])} on {_common([run.data or 'unnamed data' for run in runs])}"
+    where = f"of {common([run.model for run in runs])} on {common([run.data or 'unnamed data' for run in runs])}"
     definitions: tuple[tuple[str, str, Sequence[str]], ...] = (
         (
             "Edited facts, teacher-forced",
@@ -198,6 +198,6 @@ def _unedited_cell(metric: str, unedited: Mapping[str, float]) -> Score:
     return Score(metric, shown(number, metric), number=number)
 
 
-def _common(values: Sequence[str]) -> str:
+def common(values: Sequence[str]) -> str:
     """Return the value that all have, or all values that differ."""
     return ", ".join(dict.fromkeys(values))

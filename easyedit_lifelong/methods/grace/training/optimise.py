@@ -37,7 +37,7 @@ class TrainedValue:
     steps: int
     loss: float
     learned: bool
-    objective: float = 0.0
+    objective: float
 
 
 def initial_value(hparams: GraceHyperParams, output: Tensor, identity: str) -> Tensor:

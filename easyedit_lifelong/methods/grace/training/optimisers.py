@@ -20,7 +20,7 @@ class ValueOptimiser(abc.ABC):
     """Optimises the values of several edits independently of each other.
 
     Attributes:
-        returns_to_best: whether an edit's result is its best candidate, and no longer its latest one.
+        returns_to_best: whether an edit's result is its best candidate instead of its latest one.
     """
 
     returns_to_best: ClassVar[bool]
