@@ -232,14 +232,14 @@ def test_edits_of_another_model_are_refused_before_second_moments_are_collected(
 
 def test_an_edit_that_fails_saves_nothing(edits_cli: EditsCommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     from easyedit_lifelong.errors import EditError
-    from easyedit_lifelong.methods.grace import editor
+    from easyedit_lifelong.methods.grace import trained_edits
 
     edits_cli.edit("GRACE", "edits")
 
     def fail(_: Any, __: Any, edits: Any, ___: Any) -> Any:
         raise EditError(f"{edits[0].where}: the loss is NaN")
 
-    monkeypatch.setattr(editor, "train_batch", fail)
+    monkeypatch.setattr(trained_edits, "train_batch", fail)
     edits = edits_cli.folder / "edits"
     words = ["--prompt", OTHER, "--target", TARGET, "--edits", edits, "--out", edits]
     message = edits_cli.error_of("edit", "--hparams", edits_cli.hparams["GRACE"], *words)
@@ -250,12 +250,12 @@ def test_an_edit_that_fails_saves_nothing(edits_cli: EditsCommandLine, monkeypat
 def test_an_interrupted_edit_exits_with_130_and_writes_nothing(
     edits_cli: EditsCommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from easyedit_lifelong.methods.grace import editor
+    from easyedit_lifelong.methods.grace import trained_edits
 
     def interrupt(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(editor, "train_batch", interrupt)
+    monkeypatch.setattr(trained_edits, "train_batch", interrupt)
     code, _, err = edits_cli.run(
         "edit",
         "--hparams",

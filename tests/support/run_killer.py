@@ -25,8 +25,9 @@ from transformers import AutoModelForCausalLM
 from easyedit_lifelong import atomic, run_consecutive, run_lifelong
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.grace import editor as grace_editor
+from easyedit_lifelong.methods.grace import trained_edits
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.plugins import get_plugins
 from tests.support.corpus import write_corpus
 from tests.support.forks import exit_code_in_fork
@@ -49,14 +50,14 @@ SUBJECTS = ["France", "Hamlet", "moon", "Peru"]
 
 def grace(out: Path, resume: bool, _: Path, hparams: GraceHyperParams | None = None) -> Any:
     """Run seven facts: one fails, one is already answered correctly, one takes the key of another."""
-    original = grace_editor.train_batch
+    original = trained_edits.train_batch
 
     def train(value_pass: Any, planned: Any, pending: Any, hparams: Any) -> Any:
         if "moon" in pending[0].identity:
             raise EditError("the loss became nan")
         return original(value_pass, planned, pending, hparams)
 
-    grace_editor.train_batch = train
+    trained_edits.train_batch = train
     requests = [
         EditRequest(n, prompt, target, next(subject for subject in SUBJECTS if subject in prompt))
         for n, (prompt, target) in enumerate(FACTS)
@@ -176,7 +177,7 @@ def outcome(result: Any, points: Points) -> dict[str, Any]:
     digest = hashlib.sha256()
     for name, tensor in sorted(result.edited_model.state_dict().items()):
         digest.update(name.encode() + tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-    editors = grace_editor.GraceEditor.all_of(result.edited_model)
+    editors = GraceEditor.all_of(result.edited_model)
     labels = [editor.codebook.labels for editor in editors.values()]
     summary = {k: v for k, v in result.summary.items() if k not in ("timing", "memory", "finished")}
 

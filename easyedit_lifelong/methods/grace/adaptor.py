@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.named_layers import name_another_layer
+from easyedit_lifelong.methods.grace.trial import Trial
 from easyedit_lifelong.methods.shared.editors import in_internal_pass
 from easyedit_lifelong.models.attachment import Attachment
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
@@ -38,28 +38,6 @@ RecordFurtherLookups = Callable[[Tensor, Tensor], None]
 Its arguments are the layer's input at every token, shape ``(batch, tokens, width)``, and the index of the further key
 that matched, -1 for none, shape ``(batch, tokens)``.
 """
-
-
-@dataclass
-class Trial:
-    """What the layer does in a pass of training, instead of a lookup in the codebook.
-
-    With ``values``, these replace the layer's output. Without, the output stays, and ``query`` and ``output`` are set.
-
-    Attributes:
-        values: one per row, shape ``(batch, value_size)``; or one per row and token, ``(batch, tokens, value_size)``,
-            which replace the output at as many tokens; None to record instead.
-        position: index of the query token, the same in every row; -1 for the last.
-        tokens: number of tokens to record, from that position on.
-        query: the layer's input at these tokens, ``(batch, tokens, key_size)``.
-        output: the layer's output at these tokens, ``(batch, tokens, value_size)``.
-    """
-
-    values: Tensor | None
-    position: int
-    tokens: int = 1
-    query: Tensor | None = None
-    output: Tensor | None = None
 
 
 class GraceAdaptor:

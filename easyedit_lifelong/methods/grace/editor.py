@@ -8,43 +8,32 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.adaptor import GraceAdaptor
-from easyedit_lifelong.methods.grace.check import check_layer, check_query
-from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
+from easyedit_lifelong.methods.grace.check import check_layer
 from easyedit_lifelong.methods.grace.codebook.decisions import as_label
-from easyedit_lifelong.methods.grace.codebook.key_space import new_codebook
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.layer_edits import LayerEdits
 from easyedit_lifelong.methods.grace.named_layers import find_answer_layer, find_layer
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
 from easyedit_lifelong.methods.grace.subject.request_texts import RequestTexts
 from easyedit_lifelong.methods.grace.subject.subject_edits import SubjectEdits
 from easyedit_lifelong.methods.grace.subject.subject_layer import AnswerLayerAdaptor, SubjectAdaptor
-from easyedit_lifelong.methods.grace.training.answer_pass import AnswerPass
-from easyedit_lifelong.methods.grace.training.further_keys import first_part, train_further_keys
+from easyedit_lifelong.methods.grace.trained_edits import TrainedEdits
+from easyedit_lifelong.methods.grace.training.further_keys import first_part
 from easyedit_lifelong.methods.grace.training.layer_passes import LayerPasses
-from easyedit_lifelong.methods.grace.training.optimise import TrainedValue
 from easyedit_lifelong.methods.grace.training.replay_support import ReplaySupport
-from easyedit_lifelong.methods.grace.training.train_batch import (
-    PendingEdit,
-    PlannedEdit,
-    initial_values,
-    plan_edits,
-    train_batch,
-)
-from easyedit_lifelong.methods.grace.training.value_pass import ValuePass, module_pass
+from easyedit_lifelong.methods.grace.training.train_batch import PendingEdit
+from easyedit_lifelong.methods.grace.training.value_pass import module_pass
 from easyedit_lifelong.methods.shared.apply import check_same_settings
 from easyedit_lifelong.methods.shared.editors import editors_on, internal_pass, register_editor
 from easyedit_lifelong.methods.shared.records import EditRecord, describe_row
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.models.encoding import EncodedPair
-from easyedit_lifelong.models.model_modes import dropping_out, editing
+from easyedit_lifelong.models.model_modes import editing
 from easyedit_lifelong.models.padding import padding_changes_answers
 from easyedit_lifelong.models.wrappers import model_to_edit
 
@@ -67,7 +56,7 @@ SAME_SETTINGS = (
 """Settings that all edits of a codebook must share."""
 
 
-class GraceEditor(LayerEdits):
+class GraceEditor(TrainedEdits):
     """Inserts edits into the codebook of one layer. :meth:`on` returns a layer's editor.
 
     Args:
@@ -83,11 +72,9 @@ class GraceEditor(LayerEdits):
         model = model_to_edit(model)
         check_layer(model, tokenizer, hparams)
         path, layer = find_layer(model, hparams)
-        super().__init__(model, path)
-        self.tokenizer, self.hparams = tokenizer, hparams
+        answer_path, answer_layer = find_answer_layer(model, hparams) or (path, layer)
+        super().__init__(model, path, tokenizer, hparams, LayerPasses(model, answer_layer, answer_path))
         self._hparams_before_call = hparams
-        answer_path, answer_layer = find_answer_layer(model, hparams) or (self.path, layer)
-        self._passes = LayerPasses(model, answer_layer, answer_path)
         self._subjects: SubjectEdits | None = None
         # An adaptor attaches itself to the model. So make it last: a model that can't be edited stays unchanged.
         if hparams.by_subject:
@@ -264,115 +251,6 @@ class GraceEditor(LayerEdits):
         """Requests that are trained in one batch; 1 if only one is possible or random numbers would depend on it."""
         one_by_one = self._copies > 1 or self.hparams.dropout > 0 or not self._passes.batchable
         return 1 if one_by_one else self.hparams.train_batch
-
-    @property
-    def _pad_id(self) -> int:
-        """The tokenizer's padding token id; 0 if it has none."""
-        return getattr(self.tokenizer, "pad_token_id", None) or 0
-
-    def _train_and_insert(
-        self,
-        value_pass: ValuePass,
-        pending: Sequence[PendingEdit],
-        pairs: Sequence[EncodedPair] = (),
-        queries: Tensor | None = None,
-    ) -> list[EditResult]:
-        """Train the values of a batch of edits, and insert the edits into the codebook in order (algorithm 1).
-
-        Args:
-            value_pass: the pass over the batch's prompts and targets, the same number of rows for each edit.
-            pending: the edits.
-            pairs: their prompts and targets, needed for further keys.
-            queries: their queries, shape ``(edits, key_vectors * key_size)``; by default, those of the pass.
-
-        Returns:
-            One result per edit.
-
-        Raises:
-            EditError: a query, a loss or a value is NaN or infinite, or a query is zero with ``dist_fn: cos``; the
-                message names the edit.
-        """
-        hparams = self.hparams
-        if queries is None:
-            rows_per_edit = len(value_pass.targets) // len(pending)
-            queries = value_pass.query[::rows_per_edit]
-        for query, edit in zip(queries, pending, strict=True):
-            check_query(query, hparams, f"{edit.where}: the model's activations at {self.path}")
-        codebook = self.codebook
-        if codebook is None:
-            value_width = len(pending[0].with_extras(value_pass.output[0]))
-            codebook = self._new_codebook(queries.shape[1], value_width, queries.device)
-        planned = plan_edits(codebook, queries, pending, initial_values(value_pass, pending, hparams))
-        dropout_seed = f"{hparams.seed}\x00dropout\x00{pending[0].identity}"
-        with dropping_out(self._passes.modules_from_layer_on(), hparams.dropout, dropout_seed):
-            trained = train_batch(value_pass, planned, pending, hparams)
-        if self.codebook is None:
-            self.adaptor.install(codebook)
-        results = [self._insert(codebook, *edit) for edit in zip(queries, pending, planned, trained, strict=True)]
-        if not self.hparams.tokens_per_key:
-            return results
-        first_change = len(self.changes) - len(results)
-        further = zip(pairs, pending, trained, results, strict=True)
-        return [self._add_further_keys(codebook, first_change + n, *edit) for n, edit in enumerate(further)]
-
-    def _insert(
-        self, codebook: Codebook, query: Tensor, edit: PendingEdit, planned: PlannedEdit, trained: TrainedValue
-    ) -> EditResult:
-        """Insert an edit into the codebook as planned, with its trained value; return its result without its time."""
-        match = planned.match
-        decision, index, change = codebook.insert(
-            query, edit.label, edit.with_extras(trained.value), (planned.decision, match)
-        )
-        self.changes.append(change)
-        return EditResult(
-            case_id=edit.case_id,
-            steps=trained.steps,
-            loss=trained.loss,
-            learned=trained.learned,
-            seconds=0.0,
-            detail={
-                "decision": decision.value,
-                "key": index,
-                "radius": float(codebook.radii[index]),
-                "nearest_distance": match.distance if match.index >= 0 else None,
-                "n_keys": len(codebook),
-            },
-        )
-
-    def _add_further_keys(
-        self,
-        codebook: Codebook,
-        number: int,
-        pair: EncodedPair,
-        edit: PendingEdit,
-        first: TrainedValue,
-        result: EditResult,
-    ) -> EditResult:
-        """Train and insert the further keys of an edit whose first key is in the codebook; return its new result.
-
-        Args:
-            codebook: the codebook.
-            number: number of the edit's change.
-            pair: its prompt and target.
-            edit: the edit.
-            first: the trained value of its first key.
-            result: its result so far.
-        """
-        hparams, trained = self.hparams, first
-        if len(pair.target) > hparams.tokens_per_key:
-            answer_pass = self._passes.build(self.adaptor, [pair], 1, self._pad_id, pass_class=AnswerPass)
-            assert isinstance(answer_pass, AnswerPass)
-            dropout_seed = f"{hparams.seed}\x00dropout of further keys\x00{edit.identity}"
-            with dropping_out(self._passes.modules_from_layer_on(), hparams.dropout, dropout_seed):
-                rows, trained = train_further_keys(answer_pass, first, codebook, hparams, edit)
-            self.changes[number] = codebook.add_further_keys(self.changes[number], rows)
-        detail = {**result.detail, "further_keys": len(self.changes[number].further)}
-        return dataclasses.replace(
-            result, steps=trained.steps, loss=trained.loss, learned=trained.learned, detail=detail
-        )
-
-    def _new_codebook(self, key_width: int, value_width: int, device: torch.device) -> Codebook:
-        return new_codebook(self.hparams, key_width, value_width, self.key_space, self.rounding, device)
 
 
 def _pending_edit(request: EditRequest, pair: EncodedPair, extras: Tensor | None = None) -> PendingEdit:

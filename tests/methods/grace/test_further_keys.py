@@ -348,11 +348,11 @@ def test_short_targets_are_edited_as_without_further_keys() -> None:
 
 
 def test_a_failed_edit_leaves_no_further_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    from easyedit_lifelong.methods.grace import editor as editor_module
+    from easyedit_lifelong.methods.grace import trained_edits
 
     model, tokenizer = build_model("llama"), build_tokenizer()
     state = set(model.state_dict())
-    train, calls = editor_module.train_further_keys, list[int]()
+    train, calls = trained_edits.train_further_keys, list[int]()
 
     def fail_at_the_second_edit(*args: Any) -> Any:
         calls.append(1)
@@ -360,7 +360,7 @@ def test_a_failed_edit_leaves_no_further_key(monkeypatch: pytest.MonkeyPatch) ->
             raise EditError("no")
         return train(*args)
 
-    monkeypatch.setattr(editor_module, "train_further_keys", fail_at_the_second_edit)
+    monkeypatch.setattr(trained_edits, "train_further_keys", fail_at_the_second_edit)
     with pytest.raises(EditError, match="no"):
         apply_grace_to_model(model, tokenizer, EDITS, hparams_for())
     assert set(model.state_dict()) == state

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.edits.edits_folder import INDEX
 from easyedit_lifelong.errors import EditError, RunError
-from easyedit_lifelong.methods.grace import editor as editor_module
+from easyedit_lifelong.methods.grace import trained_edits
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
@@ -128,7 +128,7 @@ def test_what_a_failed_edit_learned_about_the_model_is_discarded(monkeypatch: py
     def fail(*_: Any) -> Any:
         raise EditError("the loss became nan")
 
-    monkeypatch.setattr(editor_module, "train_batch", fail)
+    monkeypatch.setattr(trained_edits, "train_batch", fail)
     with pytest.raises(EditError):
         editor.edit([EditRequest("long", "the old king who wrote Hamlet plays piano and violin in", "Rome")])
     assert editor.replay_support == before

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.methods.grace.subject.subject_layer import _matched_keys, _merge_matches
+from easyedit_lifelong.methods.grace.subject.matched_keys import matched_keys, merge_matches
 from easyedit_lifelong.models.prompt_positions import prompt_lengths
 from tests.support.subjects import FACTS, PROMPTS, SUBJECT_LAST_WORDS, codebook_of, edited, ids_of, replacing_outputs
 from tests.support.thoroughness import default_cases, examples
@@ -117,9 +117,9 @@ def test_merged_matches_of_two_parts_equal_those_of_the_full_prompt(
     tokens: list[list[float]], data: st.DataObject
 ) -> None:
     nearness_of_keys, columns = torch.tensor(tokens), torch.arange(5, 5 + len(tokens))
-    full, cut = _matched_keys(nearness_of_keys, columns), data.draw(st.integers(1, len(tokens) - 1))
-    merged = _merge_matches(
-        _matched_keys(nearness_of_keys[:cut], columns[:cut]), _matched_keys(nearness_of_keys[cut:], columns[cut:])
+    full, cut = matched_keys(nearness_of_keys, columns), data.draw(st.integers(1, len(tokens) - 1))
+    merged = merge_matches(
+        matched_keys(nearness_of_keys[:cut], columns[:cut]), matched_keys(nearness_of_keys[cut:], columns[cut:])
     )
     assert all(torch.equal(*parts) for parts in zip(merged, full, strict=True))
     for key, nearest, column in zip(*(part.tolist() for part in full), strict=True):

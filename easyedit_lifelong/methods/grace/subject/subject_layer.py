@@ -11,8 +11,7 @@ Every real token of a forward pass is looked up in the codebook. The two adaptor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,13 @@ from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.adaptor import CHILD, GraceAdaptor
 from easyedit_lifelong.methods.grace.codebook.relation_metric import RelationMetric
 from easyedit_lifelong.methods.grace.named_layers import name_another_layer
+from easyedit_lifelong.methods.grace.subject.matched_keys import (
+    MatchedKeys,
+    MatchesByRow,
+    PassMatches,
+    matched_keys,
+    merge_matches,
+)
 from easyedit_lifelong.methods.shared.editors import in_internal_pass
 from easyedit_lifelong.methods.shared.subject_keys.whitening import whitened
 from easyedit_lifelong.models.attachment import Attachment
@@ -28,42 +34,6 @@ from easyedit_lifelong.models.windows import Window, repeat_rows
 
 _COUNTED_HITS = -1
 """Entry of ``Generation.decisions`` that holds, by adaptor, the hits already counted, as pairs of prompt and key."""
-
-
-class MatchedKeys(NamedTuple):
-    """The keys that match some token of one prompt.
-
-    Attributes:
-        keys: indices of the keys, shape ``(keys,)``.
-        nearness: distance from each key to its nearest token, divided by the key's radius, ``(keys,)``.
-        column: column of that token in the full prompt, ``(keys,)``; of equally near tokens, the last.
-    """
-
-    keys: Tensor
-    nearness: Tensor
-    column: Tensor
-
-
-MatchesByRow = dict[int, MatchedKeys]
-"""The keys that each row's prompt matches, by row number. Rows without a match are left out."""
-
-
-@dataclass(frozen=True)
-class PassMatches:
-    """Result of one pass at the key layer, which the answer layer of the same pass reads.
-
-    Attributes:
-        by_row: the keys that each row's prompt matches.
-        queries: the query of every token, ``(batch, tokens, key_size)``.
-        looked_up: whether each token was looked up, ``(batch, tokens)``.
-        token_keys: the key that each token matches; of several, the nearest in units of its radius. -1 where no key
-            matches. Shape ``(batch, tokens)``.
-    """
-
-    by_row: MatchesByRow
-    queries: Tensor
-    looked_up: Tensor
-    token_keys: Tensor
 
 
 class SubjectAdaptor(GraceAdaptor):
@@ -185,8 +155,8 @@ class AnswerLayerAdaptor(SubjectAdaptor):
             columns = matching[row].nonzero().flatten()
             nearness = self.codebook.relative_distances(queries[row, columns])
             token_keys[row, columns] = nearness.argmin(dim=1)
-            matches = _matched_keys(nearness, columns + window.past)
-            by_row[row] = _merge_matches(by_row[row], matches) if row in by_row else matches
+            matches = matched_keys(nearness, columns + window.past)
+            by_row[row] = merge_matches(by_row[row], matches) if row in by_row else matches
         if window.generation is not None:
             window.generation.decisions[id(self)] = by_row
         # Matches belong to this pass's rows, so they are stored with the pass and not on the adaptor.
@@ -274,29 +244,3 @@ def _prompt_mask(inputs: Tensor, window: Window) -> Tensor:
     if window.generation is not None:  # a pass over an early chunk contains no prompt end, so use the generation's ends
         ends = repeat_rows(window.generation.ends.to(ends.device), len(ends)) - window.past
     return torch.arange(inputs.shape[1], device=inputs.device) <= ends.to(inputs.device).unsqueeze(1)
-
-
-def _matched_keys(nearness: Tensor, columns: Tensor) -> MatchedKeys:
-    """Return the keys that match at least one of some tokens.
-
-    Args:
-        nearness: distance of every token to every key, divided by the key's radius, ``(tokens, keys)``.
-        columns: each token's column in the full prompt, ascending, ``(tokens,)``.
-    """
-    nearest = nearness.amin(dim=0)
-    keys = (nearest <= 1).nonzero().flatten()
-    is_nearest_token = nearness[:, keys] == nearest[keys]
-    last_nearest_column = torch.where(is_nearest_token, columns.unsqueeze(1), -1).amax(dim=0)
-    return MatchedKeys(keys, nearest[keys], last_nearest_column)
-
-
-def _merge_matches(earlier: MatchedKeys, later: MatchedKeys) -> MatchedKeys:
-    """Return the keys that a prompt in two chunks matches, from the matches of each chunk."""
-    keys = torch.cat([earlier.keys, later.keys]).unique()
-    shape = (2, int(keys[-1]) + 1)  # (chunks, keys)
-    nearness, columns = earlier.nearness.new_full(shape, float("inf")), earlier.column.new_full(shape, -1)
-    for chunk, matches in enumerate((earlier, later)):
-        nearness[chunk, matches.keys], columns[chunk, matches.keys] = matches.nearness, matches.column
-    # First treat each chunk as one token, then look up the true columns.
-    by_chunk = _matched_keys(nearness, torch.arange(2, device=keys.device))
-    return by_chunk._replace(column=columns[by_chunk.column, by_chunk.keys])

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.grace.adaptor import GraceAdaptor, Trial
+from easyedit_lifelong.methods.grace.adaptor import GraceAdaptor
+from easyedit_lifelong.methods.grace.trial import Trial
 from easyedit_lifelong.models.anatomy import Anatomy
 from easyedit_lifelong.models.capture import recording_output
 from easyedit_lifelong.models.devices import device_of
