@@ -118,7 +118,13 @@ class StateFolder:
         folders[folder] = _Written(len(history), history[-1] if history else None, digest, no_further_steps=True)
 
     def load(
-        self, model: Any, tok: Any, hparams: Any, folder: Path, case_ids: Sequence[int | str] | None = None
+        self,
+        model: Any,
+        tok: Any,
+        hparams: Any,
+        folder: Path,
+        case_ids: Sequence[int | str] | None = None,
+        fingerprint: str | None = None,
     ) -> None:
         """Load the edits of a folder onto a model that carries no edits of the method.
 
@@ -128,6 +134,7 @@ class StateFolder:
             hparams: the method's hyperparameters.
             folder: the state folder.
             case_ids: load only the folder's first edits, which must be the edits of these cases, in order. None: all.
+            fingerprint: the fingerprint of the model's weights, if the caller knows it. None: it is computed.
 
         Raises:
             RunError: the folder is incomplete or damaged, belongs to another model, holds other edits, or was made with
@@ -142,7 +149,7 @@ class StateFolder:
             )
         if not state.steps:
             return
-        _check_model(state, model)
+        _check_model(state, model, fingerprint or model_fingerprint(model))
         _check_settings(state, self._store.shared_settings(hparams))
         self._store.attach(model, tok, self._store.join(state.steps, path), path)
         if state.digest:
@@ -194,13 +201,13 @@ def _check_still_there(folder: Path, count: int) -> None:
             )
 
 
-def _check_model(state: _SavedState, model: Any) -> None:
-    """Check that saved edits were made on this model.
+def _check_model(state: _SavedState, model: Any, fingerprint: str) -> None:
+    """Check that saved edits were made on this model, whose weights have this fingerprint.
 
     Raises:
         RunError: they were made on a model with other weights.
     """
-    if state.fingerprint != model_fingerprint(model):
+    if state.fingerprint != fingerprint:
         raise RunError(
             f"{state.path}: was made on {state.model!r} with other weights than this {model_label(model)!r} has "
             "(the fingerprints differ). Load the same, unedited model."

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
@@ -48,16 +48,16 @@ async def get_model(name: str, served: Asks) -> dict[str, Any]:
 
 
 @router.post("/completions")
-async def complete(body: CompletionRequest, served: Asks) -> Response:
+async def complete(request: Request, body: CompletionRequest, served: Asks) -> Response:
     """Continue one or several prompts."""
     prompts = [await run_in_threadpool(served.encoder.encode, prompt) for prompt in body.prompts()]
     limit = _DEFAULT_COMPLETION if body.max_tokens is None else body.max_tokens
     shape = CompletionShape(served.encoder.decode, body.model, with_logprobs=body.logprobs is not None)
-    return await _answer(served, body, _Question(prompts, limit, body.logprobs), shape)
+    return await _answer(request, served, body, _Question(prompts, limit, body.logprobs), shape)
 
 
 @router.post("/chat/completions")
-async def chat(body: ChatRequest, served: Asks) -> Response:
+async def chat(request: Request, body: ChatRequest, served: Asks) -> Response:
     """Answer a chat."""
     messages = [message.plain() for message in body.messages]
     prompt = await run_in_threadpool(served.encoder.encode_chat, messages)
@@ -67,7 +67,7 @@ async def chat(body: ChatRequest, served: Asks) -> Response:
         limit = max(1, min(_DEFAULT_CHAT, served.settings.max_tokens, room))
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     shape = ChatShape(served.encoder.decode, body.model, with_logprobs=logprobs is not None)
-    return await _answer(served, body, _Question([prompt], limit, logprobs), shape)
+    return await _answer(request, served, body, _Question([prompt], limit, logprobs), shape)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,9 @@ def _sampling(body: SamplingFields, max_tokens: int, logprobs: int | None, numbe
     return Sampling(max_tokens, temperature, top_p, seed, body.stops, logprobs)
 
 
-async def _answer(served: Served, body: SamplingFields, question: _Question, shape: AnswerShape) -> Response:
+async def _answer(
+    request: Request, served: Served, body: SamplingFields, question: _Question, shape: AnswerShape
+) -> Response:
     """Generate the answers to a question, and return or stream them."""
     version = served.version_of(body.model)
     question.check(served, body.n or 1)
@@ -132,34 +134,45 @@ async def _answer(served: Served, body: SamplingFields, question: _Question, sha
     deadline = time.monotonic() + served.settings.timeout
     if not body.stream:
         job = served.engine.generate(rows, version)
-        await _wait(job.finished, job, served, deadline)
+        await _wait(request, job.finished, job, served, deadline)
         _count(served, question, rows)
         return JSONResponse(shape.whole(), headers=_version_header(job.started.result()))
     pieces = Pieces(asyncio.get_running_loop(), rows)
     job = served.engine.generate(rows, version)
     job.finished.add_done_callback(lambda _: pieces.end())
-    begun = await _wait(job.started, job, served, deadline)
+    begun = await _wait(request, job.started, job, served, deadline)
     events = _events(served, body, question, shape, job, pieces, deadline)
     return StreamingResponse(events, media_type="text/event-stream", headers=_version_header(begun))
 
 
-async def _wait(future: Any, job: GenerationJob, served: Served, deadline: float) -> Any:
+async def _wait(request: Request, future: Any, job: GenerationJob, served: Served, deadline: float) -> Any:
     """Wait for a future of a job. If it takes too long, or the client has gone, cancel the job.
 
     Raises:
-        ApiError: the request took too long.
+        ApiError: the request took too long, or nobody waits for its answer.
     """
-    wrapped = asyncio.wrap_future(future)
+    wrapped, gone = asyncio.wrap_future(future), asyncio.ensure_future(_until_gone(request))
+    limit = max(0.0, deadline - time.monotonic())
     try:
-        done, _ = await asyncio.wait([wrapped], timeout=max(0.0, deadline - time.monotonic()))
+        done, _ = await asyncio.wait([wrapped, gone], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:
         job.cancel()
         raise
-    if not done:
+    finally:
+        gone.cancel()
+    if wrapped not in done:
         job.cancel()
         wrapped.add_done_callback(lambda task: task.cancelled() or task.exception())
+        if gone in done:
+            raise ApiError(499, "the client closed the connection", code="client_gone")  # nobody receives this
         raise served.timeout_error()
     return wrapped.result()
+
+
+async def _until_gone(request: Request) -> None:
+    """Return when the client has closed the connection of a request whose body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _events(

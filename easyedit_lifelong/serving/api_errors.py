@@ -86,13 +86,18 @@ def install_error_handlers(app: FastAPI) -> None:
     async def failed(_: Request, error: Exception) -> JSONResponse:
         return api_error_of(error).response()
 
-    async def invalid(_: Request, error: Exception) -> JSONResponse:
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        # Of the alternatives of a field, the one that has the right type says what is wrong.
         errors = error.errors()
+        if errors[0]["type"] == "json_invalid":
+            message = f"the body is not JSON: {errors[0]['ctx']['error']} at character {errors[0]['loc'][-1]}"
+            return ApiError(400, message, code="invalid_value").response()
+        # Of the alternatives of a field, the one that has the right type says what is wrong.
         first = next((entry for entry in errors if not entry["type"].endswith("_type")), errors[0])
         field = ".".join(str(part) for part in first["loc"][1:] if not _is_type_name(part))
         message = f"{field}: {first['msg']}" if field else f"the body: {first['msg']}"
+        if not field and not _says_json(request.headers.get("content-type", "")):
+            message = "the body: send JSON with the header 'Content-Type: application/json'"
         return ApiError(400, message, param=field or None, code="invalid_value").response()
 
     async def refused(_: Request, error: Exception) -> JSONResponse:
@@ -104,6 +109,12 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(LifelongError, failed)
     app.add_exception_handler(Exception, failed)
+
+
+def _says_json(content_type: str) -> bool:
+    """Return whether a header announces JSON."""
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
 def _is_type_name(part: object) -> bool:

@@ -147,9 +147,8 @@ class EditBody(_Asked):
     )
     ground_truth: str | None = None
     rephrase_prompt: Text | Annotated[list[Text], Field(max_length=20)] | None = None
-    id: Annotated[str, BeforeValidator(_as_text)] | None = Field(
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$"), BeforeValidator(_as_text)] | None = Field(
         None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$",
         validation_alias=AliasChoices("id", "case_id"),
         description="An id that no earlier edit has. Default: `edit-N`.",
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from easyedit_lifelong.serving import answers_api, edits_api, page_api
 from easyedit_lifelong.serving.api_errors import install_error_handlers
+from easyedit_lifelong.serving.api_schema import Api
 from easyedit_lifelong.serving.engine import Engine
 from easyedit_lifelong.serving.guard import Guard
 from easyedit_lifelong.serving.metrics import Metrics
@@ -14,7 +14,7 @@ from easyedit_lifelong.serving.served import Asks, Served, ServerSettings
 from easyedit_lifelong.versions import __version__
 
 
-def create_app(engine: Engine, settings: ServerSettings, metrics: Metrics) -> FastAPI:
+def create_app(engine: Engine, settings: ServerSettings, metrics: Metrics) -> Api:
     """Return the HTTP app of an engine.
 
     Args:
@@ -22,7 +22,7 @@ def create_app(engine: Engine, settings: ServerSettings, metrics: Metrics) -> Fa
         settings: the settings.
         metrics: the metrics, which the engine's ``on_batch`` may share.
     """
-    app = FastAPI(
+    app = Api(
         title="easyedit-lifelong serve",
         version=__version__,
         description="A language model whose edits change while it answers.",

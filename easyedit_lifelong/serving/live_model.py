@@ -20,6 +20,7 @@ from easyedit_lifelong.evaluation.context_fit import check_fit
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.shared.editors import without_edits
 from easyedit_lifelong.models.edits_by_row import edits_by_row
+from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.serving.earlier_versions import EarlierVersions
@@ -64,6 +65,7 @@ class LiveModel:
         self._state: StateFolder = method.state
         self._measured = MeasuredEdits(tokenizer, joiner_of(hparams))
         self._base = copy_sharing_weights(model)
+        self._fingerprint = model_fingerprint(model) if method.edits_by_row else None  # others write into weights
         self._earlier = EarlierVersions(self._base, self._load_onto)
         self._answered: dict[str, bool] | None = None
         self._broken: Exception | None = None
@@ -162,10 +164,8 @@ class LiveModel:
             self._apply(requests)
             answered = self._measured.answered(self.model, [*recent, *new])
             texts = self._measured.texts(self.model, new)
-            entries = [
-                entry_of(request, answered[str(request.case_id)], text)
-                for request, text in zip(requests, texts, strict=True)
-            ]
+            results = zip(requests, texts, strict=True)
+            entries = [entry_of(request, answered[str(request.case_id)], text) for request, text in results]
             self._state.save(self.model, self.log.state_folder(state))
             version = self.log.record_edits(entries, who, state)
         except BaseException:
@@ -273,7 +273,7 @@ class LiveModel:
     def _load_onto(self, model: Any, version: int) -> None:
         """Put the edits of a version on a model without edits."""
         folder = self.log.state_folder(self.log.versions[version].state)
-        self._state.load(model, self.tokenizer, self._hparams, folder, self.log.ids_at(version))
+        self._state.load(model, self.tokenizer, self._hparams, folder, self.log.ids_at(version), self._fingerprint)
 
     def _model_of(self, version: int) -> Any:
         """Return a model with the edits of a version, of a method whose edits act by row."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -170,5 +171,31 @@ def test_metrics_health_and_documentation(tmp_path: Path) -> None:
         ):
             assert line in lines, line
         assert server.client.get("/healthz").json() == {"status": "ok", "version": 1, "waiting": 0}
-        paths = server.client.get("/openapi.json").json()["paths"]
+        document = server.client.get("/openapi.json").json()
+        paths = document["paths"]
         assert {"/v1/completions", "/v1/chat/completions", "/v1/edits", "/v1/edits/{edit_id}"} <= set(paths)
+        operations = [operation for path in paths.values() for operation in path.values()]
+        error = {"$ref": "#/components/schemas/Error"}
+        for operation in operations:
+            assert "422" not in operation["responses"], "the server answers 400"
+            assert operation["responses"]["default"]["content"]["application/json"]["schema"] == error
+        assert document["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
+        assert sum("security" in operation for operation in operations) == len(operations) - 1 == 12
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "message"),
+    [
+        (b'{"prompt": ', "application/json", "the body is not JSON: Expecting value at character 11"),
+        (json.dumps(PARIS).encode(), "text/plain", "send JSON with the header 'Content-Type: application/json'"),
+        (json.dumps(PARIS).encode(), None, "send JSON with the header 'Content-Type: application/json'"),
+        (b"", "application/json", "the body: Field required"),
+        (b"[3]", "application/json; charset=utf-8", "the body: Input should be a valid dictionary"),
+    ],
+)
+def test_a_body_that_is_not_json(tmp_path: Path, body: bytes, kind: str | None, message: str) -> None:
+    with local_server(tmp_path) as server:
+        headers = {} if kind is None else {"Content-Type": kind}
+        answer = server.client.post("/v1/edits", content=body, headers=headers)
+        assert (answer.status_code, server.live.version) == (400, 0)
+        assert message in answer.json()["error"]["message"]

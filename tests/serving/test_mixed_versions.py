@@ -12,6 +12,7 @@ import torch
 
 from easyedit_lifelong import GraceHyperParams, NeuralDBHyperParams
 from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.prompt_positions import PositionTracker
 from easyedit_lifelong.plugins import get_plugins
@@ -142,6 +143,24 @@ def rows_of(number: int) -> list[Row]:
 def test_a_method_that_writes_weights_gets_a_batch_for_each_version(tmp_path: Path) -> None:
     with live_model(tmp_path, fine_tuning()) as live:
         assert not live.mixes_versions
+
+
+def test_the_weights_are_read_once_for_all_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Any) -> str:
+        raise AssertionError("reads all weights")
+
+    with five_versions(tmp_path, grace()) as live:
+        monkeypatch.setattr("easyedit_lifelong.edits.state_folder.model_fingerprint", refuse)
+        with live.at(1) as model:
+            expected = logits(model)
+        assert live.roll_back(1, "key").number == 6
+        assert torch.equal(logits(live.model), expected)
+    monkeypatch.undo()
+    with live_model(tmp_path / "edits") as live:
+        assert torch.equal(logits(live.model), expected)
+    monkeypatch.setattr("easyedit_lifelong.serving.live_model.model_fingerprint", lambda _: "other")
+    with pytest.raises(RunError, match="other weights"), live_model(tmp_path / "edits"):
+        pass
 
 
 def test_the_number_of_versions_in_memory_is_limited(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.responses import HTMLResponse
 
@@ -52,6 +53,11 @@ addEventListener("load", async () => {
   await press(at("versions").lastElementChild.querySelector("button"));
   await press(inside.querySelector("#ask button"));
   look("rolled back");
+  document.querySelector("iframe").style.height = "300px";
+  inside.defaultView.scrollTo(0, inside.documentElement.scrollHeight);
+  await press(at("versions").lastElementChild.querySelector("button"));
+  const place = at("status").getBoundingClientRect();
+  seen.result = { top: place.top, bottom: place.bottom, height: inside.defaultView.innerHeight };
   const page = inside.documentElement;
   const small = [...inside.querySelectorAll("button")].filter((button) => button.offsetHeight < 40).length;
   seen.layout = { scrolled: page.scrollWidth, shown: page.clientWidth, small };
@@ -89,6 +95,8 @@ def test_a_fact_is_asked_edited_explained_deleted_and_rolled_back(tmp_path: Path
     assert deleted["versions"] == ["3: delete edit-2", "2: edit edit-2", "1: edit edit-1", "0: base model"]
     assert (last["version"], last["edits"], last["edited"]) == ("4", [], asked["base"])
     assert last["versions"][0] == "4: rollback to version 0"
+    result = seen["result"]
+    assert -1 < result["top"] < result["bottom"] < result["height"] + 1, "the result of the last button can be seen"
     assert seen["layout"]["shown"] == width
     assert seen["layout"]["scrolled"] <= width
     assert seen["layout"]["small"] == 0, "buttons are large enough for a finger"
@@ -100,7 +108,10 @@ def test_the_page_names_its_model_and_shows_what_the_server_refuses(tmp_path: Pa
     with network_server(tmp_path / "edits", access=Access({"api": "k"})) as (url, _):
         dom, _ = open_page(url, tmp_path / "profile")
     assert "this server needs an API key" in dom
+    chat = [{"role": "system", "content": "the capital"}, {"role": "user", "content": "of France is"}]
     with network_server(tmp_path / "edits") as (url, _):
+        httpx.post(f"{url}/v1/edits", json={"messages": chat, "target_new": "Rome"}, timeout=60).raise_for_status()
         dom, console = open_page(url, tmp_path / "profile")
+    assert "<span>of France is (chat) → Rome<small" in dom
     assert f'<h1 id="model">{MODEL}</h1>' in dom
     assert console == []

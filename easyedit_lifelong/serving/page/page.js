@@ -31,6 +31,7 @@ async function act(action) {
 function report(text, isError = false) {
   $("status").textContent = text;
   $("status").classList.toggle("bad", isError);
+  if (text) $("status").scrollIntoView({ block: "nearest" });
 }
 
 /** Return an entry of a list: a text, a line of details, and perhaps a button. */
@@ -65,7 +66,7 @@ async function refresh() {
   $("count").textContent = countOf(edits.total);
   $("no-edits").hidden = edits.total > 0;
   $("edits").replaceChildren(...edits.data.map((edit) => entry(
-    `${edit.prompt} → ${edit.target_new}`,
+    `${edit.question === undefined ? edit.prompt : `${edit.question} (chat)`} → ${edit.target_new}`,
     `${edit.id}, version ${edit.version}, ${edit.who}, ${clock(edit.time)}${edit.learned ? "" : ", not learned"}`,
     "Delete",
     () => remove(edit.id),
