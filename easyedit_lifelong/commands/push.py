@@ -43,5 +43,5 @@ def run(arguments: argparse.Namespace) -> int:
     print_line(console, f"Pushed: {address}")
     repo, branch = parse_name(arguments.repo)
     branch = arguments.revision or branch
-    print_line(console, f'Load them with load_edits(model, "hub:{repo}{f"@{branch}" if branch else ""}")')
+    print_line(console, f'Load them with load_edits(model, "hub:{repo}{f"@{branch}" if branch else ""}", tokenizer)')
     return 0

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from easyedit_lifelong.models.attachment import Attachment
 from easyedit_lifelong.models.overrides import overridden
 from easyedit_lifelong.models.prompt_positions import PositionTracker
-from easyedit_lifelong.models.windows import Generation, Window
+from easyedit_lifelong.models.windows import Window
 
 
 class _Group:
@@ -37,7 +37,7 @@ class _Group:
             rows, generation = self.rows.to(window.real.device), window.generation
             if generation is not None:
                 if id(self) not in generation.decisions:
-                    generation.decisions[id(self)] = Generation(generation.real[rows.to(generation.real.device)])
+                    generation.decisions[id(self)] = generation.select_prompts(rows)
                 generation = generation.decisions[id(self)]
             window.notes[id(self)] = window.select_rows(rows, generation)
         group_window: Window = window.notes[id(self)]

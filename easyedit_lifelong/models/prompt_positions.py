@@ -171,13 +171,14 @@ class PositionTracker(NotPicklable):
         with self._with_attribute("_lengths", torch.as_tensor(lengths)), self._with_attribute("_notes", notes):
             yield
 
-    def generating(self, real: Tensor) -> contextlib.AbstractContextManager[None]:
+    def generating(self, real: Tensor, ids: Tensor | None = None) -> contextlib.AbstractContextManager[None]:
         """Return a context whose passes belong to one call of ``generate``.
 
         Args:
             real: which columns of the prompts hold tokens, shape ``(prompts, columns)``.
+            ids: the ids of the prompts' tokens, of the same shape; None if they are not known.
         """
-        return self._with_attribute("_generation", Generation(real))
+        return self._with_attribute("_generation", Generation(real, ids))
 
     @contextlib.contextmanager
     def _with_attribute(self, name: str, value: Any) -> Iterator[None]:
@@ -196,7 +197,8 @@ class PositionTracker(NotPicklable):
         if mask is None and not prompts.is_floating_point():
             mask = mask_from_padding(prompts, model)
         reset_cache(kwargs.get("past_key_values"), prompts)
-        return self.generating(real_tokens(mask, prompts.shape[0], prompts.shape[1], prompts.device))
+        ids = None if prompts.is_floating_point() else prompts
+        return self.generating(real_tokens(mask, prompts.shape[0], prompts.shape[1], prompts.device), ids)
 
     @contextlib.contextmanager
     def _pass_context(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
@@ -242,7 +244,8 @@ class PositionTracker(NotPicklable):
             ends = torch.where((columns >= 0) & (columns < length), columns, ends)
         unmarked = self._unmarked_rows(past, labelled_ends)
         notes = {} if self._notes is None else self._notes
-        return Window(ends, real[:, past:], past, generation, after_prompts, unmarked, notes)
+        ids = None if tokens.is_floating_point() else tokens
+        return Window(ends, real[:, past:], past, generation, after_prompts, unmarked, notes, ids)
 
     def _prompt_ends(self, real: Tensor, past: int, labelled_ends: Tensor) -> Tensor:
         """Return the absolute column of each row's last prompt token, ``(batch,)``; -1 where there is none.

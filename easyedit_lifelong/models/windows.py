@@ -20,6 +20,7 @@ class Generation:
 
     Attributes:
         real: which columns of the prompts hold tokens, shape ``(prompts, columns)``.
+        ids: the ids of the prompts' tokens, of the same shape; None if the call got embeddings instead.
         decisions: what a layer stores for the later passes of the call, by the ``id`` of the layer.
         columns_read: number of columns that the passes so far have read.
         ends: absolute column of each prompt's last real token, shape ``(prompts,)``.
@@ -27,6 +28,7 @@ class Generation:
     """
 
     real: Tensor
+    ids: Tensor | None = None
     decisions: dict[int, Any] = field(default_factory=dict)
     columns_read: int = 0
     ends: Tensor = field(init=False)
@@ -36,6 +38,15 @@ class Generation:
         """Compute where the prompts end."""
         self.ends = last_token(self.real)
         self.last = int(self.ends.max())
+
+    def select_prompts(self, prompts: Tensor) -> Generation:
+        """Return a generation of some of the prompts, without decisions.
+
+        Args:
+            prompts: the numbers of the prompts.
+        """
+        ids = None if self.ids is None else self.ids[prompts.to(self.ids.device)]
+        return Generation(self.real[prompts.to(self.real.device)], ids)
 
     def real_tokens(self, batch: int, length: int, device: torch.device) -> Tensor:
         """Return which columns of a pass hold tokens, ``(batch, length)``.
@@ -64,6 +75,7 @@ class Window:
         unmarked: which rows have nothing that marks the end of a prompt: no lengths, no labels, no ``generate``. Any
             of their tokens can be the last of a prompt. Shape ``(batch,)``; None if there are no such rows.
         notes: what a layer stores for a later layer in the same pass, by the ``id`` of the layer that stores it.
+        ids: the ids of this pass's tokens, ``(batch, tokens)``; None if it got embeddings instead.
     """
 
     ends: Tensor
@@ -73,6 +85,29 @@ class Window:
     behind: bool = False
     unmarked: Tensor | None = None
     notes: dict[int, Any] = field(default_factory=dict)
+    ids: Tensor | None = None
+
+    def tokens_up_to(self, row: int, column: int, count: int) -> list[int]:
+        """Return the ids of the last ``count`` tokens of a row up to a column, without padding.
+
+        Tokens that earlier passes have read are known if they belong to the prompts of a call of ``generate``.
+
+        Args:
+            row: the row.
+            column: the column of this pass.
+            count: the largest number of tokens.
+
+        Returns:
+            The ids in their order; empty if the pass got embeddings.
+        """
+        ids, real, generation = self.ids, self.real, self.generation
+        if generation is not None and generation.ids is not None and self.past + column < generation.ids.shape[1]:
+            prompt = row * len(generation.ids) // len(real)  # equally many rows for each prompt
+            ids, real, row, column = generation.ids, generation.real, prompt, self.past + column
+        if ids is None:
+            return []
+        known: list[int] = ids[row, : column + 1][real[row, : column + 1].to(ids.device)].tolist()
+        return known[-count:]
 
     def select_rows(self, rows: Tensor, generation: Generation | None) -> Window:
         """Return the window of some rows of this pass.
@@ -81,8 +116,8 @@ class Window:
             rows: the numbers of the rows.
             generation: the call of ``generate`` that these rows belong to, if any.
         """
-        unmarked = None if self.unmarked is None else self.unmarked[rows]
-        return Window(self.ends[rows], self.real[rows], self.past, generation, self.behind, unmarked)
+        unmarked, ids = (None if part is None else part[rows] for part in (self.unmarked, self.ids))
+        return Window(self.ends[rows], self.real[rows], self.past, generation, self.behind, unmarked, ids=ids)
 
 
 def reads_prompts(window: Window, method: str) -> bool:

@@ -15,7 +15,15 @@ ADAM, LBFGS = "adam", "lbfgs"
 ACTIVATIONS, RELATIONS = "activations", "relations"
 """The distances of the relation gate."""
 
-_SUBJECT_SETTINGS = ("whiten", "key_templates", "context_templates", "kl_factor", "answer_layer", "gate_eps")
+_SUBJECT_SETTINGS = (
+    "whiten",
+    "key_templates",
+    "context_templates",
+    "kl_factor",
+    "answer_layer",
+    "gate_eps",
+    "compare_words",
+)
 """Settings that need ``query_token: subject_last``."""
 
 
@@ -76,6 +84,8 @@ class GraceHyperParams(PluginHyperParams):
         gate_metric: distance of the relation gate. ``activations``: cosine distance of activations. ``relations``:
             cosine distance in the directions in which relations differ, which the first edit with a model finds on
             prompts of this package; see :mod:`easyedit_lifelong.methods.grace.codebook.relation_metric`.
+        compare_words: with ``answer_layer``, a key matches only where the words of the text don't name something else
+            than its subject; see :mod:`easyedit_lifelong.methods.grace.subject.named_subjects`.
         false_fire_rate: with ``eps: auto``, the share of sentences about other subjects in which some key of a
             codebook of about a hundred keys may match; see
             :mod:`easyedit_lifelong.methods.shared.subject_keys.auto_radius`.
@@ -146,6 +156,7 @@ class GraceHyperParams(PluginHyperParams):
     answer_layer: str | None = None
     gate_eps: float | None = None
     gate_metric: str = ACTIVATIONS
+    compare_words: bool = False
     false_fire_rate: float = 0.01
     mom2_dataset: str = "self-sampled"
     mom2_n_samples: int | None = None
@@ -217,6 +228,8 @@ class GraceHyperParams(PluginHyperParams):
             problems.append("gate_eps: needs answer_layer, the layer at which prompts are compared")
         if self.gate_metric == RELATIONS and self.answer_layer is None:
             problems.append("gate_metric: relations needs answer_layer, the layer at which prompts are compared")
+        if self.compare_words and self.answer_layer is None:
+            problems.append("compare_words: needs answer_layer")
         for name in ("key_templates", "context_templates"):
             texts = getattr(self, name)
             problems += template_problems(name, texts)

@@ -19,6 +19,7 @@ from easyedit_lifelong.methods.grace.codebook.decisions import as_label
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.named_layers import find_answer_layer, find_layer
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
+from easyedit_lifelong.methods.grace.subject.named_subjects import NamedSubjects
 from easyedit_lifelong.methods.grace.subject.request_texts import RequestTexts
 from easyedit_lifelong.methods.grace.subject.subject_edits import SubjectEdits
 from easyedit_lifelong.methods.grace.subject.subject_layer import AnswerLayerAdaptor, SubjectAdaptor
@@ -51,6 +52,7 @@ SAME_SETTINGS = (
     "answer_layer",
     "gate_eps",
     "gate_metric",
+    "compare_words",
     "false_fire_rate",
 )
 """Settings that all edits of a codebook must share."""
@@ -80,6 +82,8 @@ class GraceEditor(TrainedEdits):
         if hparams.by_subject:
             same_layer = answer_layer is layer
             adaptor = SubjectAdaptor(model, layer) if same_layer else AnswerLayerAdaptor(model, layer, answer_layer)
+            if hparams.compare_words and isinstance(adaptor, AnswerLayerAdaptor):
+                adaptor.named_subjects = NamedSubjects(tokenizer, self.subject_of_key)
             self.adaptor = adaptor
             self._subjects = SubjectEdits(model, self.path, layer, adaptor, self._passes)
         else:

@@ -50,6 +50,11 @@ class GraceStore:
         layer, _ = find_module(model, hparams.inner_params[0])
         if layer in GraceEditor.all_of(model):
             raise EditError(f"{where}: {layer} carries GRACE edits already; roll those back first")
+        if hparams.compare_words and tok is None:
+            raise EditError(
+                f"{where}: the edits compare words of prompts with their subjects (compare_words), which needs the "
+                "tokenizer. Load them with load_edits(model, folder, tokenizer)."
+            )
         return GraceEditor.on(model, tok, hparams).adopt(stored)
 
     def history(self, model: Any) -> Sequence[EditRecord]:

@@ -27,6 +27,7 @@ from easyedit_lifelong.methods.grace.subject.matched_keys import (
     matched_keys,
     merge_matches,
 )
+from easyedit_lifelong.methods.grace.subject.named_subjects import NamedSubjects
 from easyedit_lifelong.methods.shared.editors import in_internal_pass
 from easyedit_lifelong.methods.shared.subject_keys.whitening import whitened
 from easyedit_lifelong.models.attachment import Attachment
@@ -115,6 +116,7 @@ class AnswerLayerAdaptor(SubjectAdaptor):
 
     Attributes:
         layer: the answer layer. Values are tried at this layer during training.
+        named_subjects: compares the words of matching tokens with the subjects of keys; None for no comparison.
 
     Raises:
         ModelError: a layer is outside of the part of the model that reads tokens.
@@ -124,6 +126,7 @@ class AnswerLayerAdaptor(SubjectAdaptor):
 
     def __init__(self, model: nn.Module, key_layer: nn.Module, answer_layer: nn.Module) -> None:
         super().__init__(model, answer_layer)
+        self.named_subjects: NamedSubjects | None = None
         self._key_layer = self._codebook_attachment = Attachment(
             model, key_layer, CHILD, self._match_subjects, spanning=True
         )
@@ -154,8 +157,12 @@ class AnswerLayerAdaptor(SubjectAdaptor):
         for row in matching.any(dim=1).nonzero().flatten().tolist():
             columns = matching[row].nonzero().flatten()
             nearness = self.codebook.relative_distances(queries[row, columns])
-            token_keys[row, columns] = nearness.argmin(dim=1)
+            if self.named_subjects is not None:
+                nearness = self.named_subjects.checked(nearness, window, row, columns)
+            token_keys[row, columns] = torch.where(nearness.isfinite().any(dim=1), nearness.argmin(dim=1), -1)
             matches = matched_keys(nearness, columns + window.past)
+            if not len(matches.keys):
+                continue
             by_row[row] = merge_matches(by_row[row], matches) if row in by_row else matches
         if window.generation is not None:
             window.generation.decisions[id(self)] = by_row

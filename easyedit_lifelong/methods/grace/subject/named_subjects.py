@@ -1,0 +1,110 @@
+"""Tell subjects apart by their words, where activations don't: names that end alike have nearly the same key.
+
+The key of a subject is an activation at its last token, in an early layer. So "Coulman Island" is found where "Odbert
+Island" was edited. The words in front of the token tell them apart. They are compared from the end of the subject on,
+word by word, without regard to case, spaces and punctuation:
+
+- All words of the subject are there: the text names the subject.
+- Before that, the text has another word in its place: the text names something else if that word is a name or a
+  number, that is, if it begins with an upper-case letter (and is not the text's first word) or with a digit. Any other
+  word ("of", "former") may stand before a shorter name of the subject, so it decides nothing. Nor does an inflected
+  form of the subject's last word.
+- The text ends before: it may have a shorter name of the subject, so the words decide nothing.
+
+Where the words decide nothing, a key matches in the inner part of its radius (:data:`UNDECIDED_RADIUS`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from easyedit_lifelong.models.windows import Window
+
+_WORD = re.compile(r"[^\W_]+")
+_TOKENS_PER_WORD = 8
+"""Tokens of a text that are read for each word of a subject, and for one more; more than words nearly always have."""
+
+
+UNDECIDED_RADIUS = 0.3
+"""The part of a key's radius in which a key matches although the words don't tell."""
+
+
+class Naming(Enum):
+    """Whether a text, at its end, names a subject: it does, it names something else, or its words don't tell."""
+
+    SUBJECT = "subject"
+    OTHER = "other"
+    UNDECIDED = "undecided"
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a text, without spaces and punctuation; case is kept."""
+    return _WORD.findall(text)
+
+
+def naming(text: Sequence[str], subject: Sequence[str]) -> Naming:
+    """Return whether a text names a subject at its end.
+
+    Args:
+        text: the words of the text up to a token.
+        subject: the words of the subject.
+    """
+    for place, word in enumerate(reversed(subject), start=1):
+        if place > len(text):
+            return Naming.UNDECIDED
+        found = text[-place]
+        if found.casefold() == word.casefold():
+            continue
+        if place == 1 and _is_form_of(found.casefold(), word.casefold()):
+            return Naming.UNDECIDED
+        is_name = found[0].isdigit() or (found[0].isupper() and place < len(text))
+        return Naming.OTHER if is_name else Naming.UNDECIDED
+    return Naming.SUBJECT
+
+
+def _is_form_of(found: str, word: str) -> bool:
+    """Return whether one of two words begins with the other: an inflected form, or a word whose end is to come."""
+    return found.startswith(word) or word.startswith(found)
+
+
+class NamedSubjects:
+    """Rules out matches at tokens whose words name something else than the subject of the key.
+
+    Args:
+        tokenizer: the model's.
+        subject_of_key: returns the subject of the edit that a key answers for; None if it is not known.
+    """
+
+    def __init__(self, tokenizer: Any, subject_of_key: Callable[[int], str | None]) -> None:
+        self._tokenizer, self._subject_of_key = tokenizer, subject_of_key
+
+    def checked(self, nearness: Tensor, window: Window, row: int, columns: Tensor) -> Tensor:
+        """Return distances with infinity where a token, by its words, does not name the key's subject.
+
+        Args:
+            nearness: distance of every token to every key, divided by the key's radius; infinite outside of it. Shape
+                ``(tokens, keys)``.
+            window: the current pass.
+            row: the row of the tokens.
+            columns: their columns in this pass, ``(tokens,)``.
+
+        Returns:
+            Same shape.
+        """
+        checked = nearness.clone()
+        for token, key in nearness.isfinite().nonzero().tolist():
+            subject = words_of(self._subject_of_key(key) or "")
+            count = _TOKENS_PER_WORD * (len(subject) + 1)
+            ids = window.tokens_up_to(row, int(columns[token]), count) if subject else []
+            if not ids:
+                continue
+            found = naming(words_of(self._tokenizer.decode(ids)), subject)
+            if found is Naming.OTHER or (found is Naming.UNDECIDED and nearness[token, key] > UNDECIDED_RADIUS):
+                checked[token, key] = torch.inf
+        return checked

@@ -1,0 +1,103 @@
+"""Subjects told apart by the words in front of a token (``compare_words``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from easyedit_lifelong import apply_grace_to_model, load_edits, save_edits
+from easyedit_lifelong.errors import EditError, HyperParameterError
+from easyedit_lifelong.methods.grace.subject.named_subjects import Naming, naming, words_of
+from tests.support.subjects import answer, edited, hparams_for, ids_of
+from tests.support.tiny_models import build_model, build_tokenizer
+
+FACT: list[dict[str, Any]] = [
+    {"case_id": 0, "prompt": "old France moon made", "subject": "France moon", "target_new": "cheese"}
+]
+OTHER_NAME, SHORTER_NAME = "old Hamlet moon made", "the old moon made"
+"""The key of the first block is that of the word "moon" alone, so the activations can't tell these from the fact."""
+
+
+@pytest.mark.parametrize(
+    ("text", "subject", "expected"),
+    [
+        ("In which county is Crailing Parish Church", "Crailing Parish Church", Naming.SUBJECT),
+        ("In which county is Carriden Parish Church", "Crailing Parish Church", Naming.OTHER),
+        ("in which county is CRAILING parish-church", "Crailing Parish Church", Naming.SUBJECT),
+        ("Who wrote O'Neill's", "O\N{RIGHT SINGLE QUOTATION MARK}Neill's", Naming.SUBJECT),
+        ("What did Obama", "Barack Obama", Naming.UNDECIDED),  # "did" is no name
+        ("Where was Michelle Obama", "Barack Obama", Naming.OTHER),
+        ("Obama", "Barack Obama", Naming.UNDECIDED),  # nothing stands before it
+        ("Former Obama", "Barack Obama", Naming.UNDECIDED),  # every first word begins with a capital
+        ("the 1936 Winter Olympics", "1932 Winter Olympics", Naming.OTHER),
+        ("the capital of the UK", "United Kingdom", Naming.OTHER),
+        ("the Lisboan", "Lisboa", Naming.UNDECIDED),  # an inflected form
+        ("日本の首都", "首都", Naming.UNDECIDED),  # one word for the regular expression
+        ("the name", "", Naming.SUBJECT),
+    ],
+)
+def test_what_the_words_say(text: str, subject: str, expected: Naming) -> None:
+    assert naming(words_of(text), words_of(subject)) is expected
+
+
+def test_an_edit_answers_its_own_prompt_and_a_shorter_name_but_not_another_name() -> None:
+    model, _, _ = edited("llama", "late", FACT, compare_words=True)
+    unedited = build_model("llama")
+    assert answer(model, FACT[0]["prompt"]) == "cheese"
+    assert not torch.equal(model(**ids_of(SHORTER_NAME)).logits, unedited(**ids_of(SHORTER_NAME)).logits)
+    assert torch.equal(model(**ids_of(OTHER_NAME)).logits, unedited(**ids_of(OTHER_NAME)).logits)
+    without, _, _ = edited("llama", "late", FACT)
+    assert not torch.equal(without(**ids_of(OTHER_NAME)).logits, unedited(**ids_of(OTHER_NAME)).logits)
+
+
+def test_a_padded_batch_and_a_generation_in_chunks_decide_as_single_passes_do() -> None:
+    model, _, _ = edited("llama", "late", FACT, compare_words=True)
+    unedited, prompts = build_model("llama"), [FACT[0]["prompt"], "blue", OTHER_NAME]
+    batch = ids_of(*prompts)
+    for row, prompt in enumerate(prompts):
+        single = model(**ids_of(prompt)).logits[0, -1]
+        assert torch.allclose(model(**batch).logits[row, -1], single, atol=1e-5)
+    for prompt in prompts:
+        inputs = build_tokenizer()(prompt, return_tensors="pt")
+        options = {"max_new_tokens": 3, "do_sample": False}
+        whole = model.generate(**inputs, **options)
+        assert torch.equal(model.generate(**inputs, **options, prefill_chunk_size=2), whole)
+        assert torch.equal(unedited.generate(**inputs, **options), whole) == (prompt != FACT[0]["prompt"])
+
+
+def test_embeddings_instead_of_tokens_are_compared_by_the_embedding_alone() -> None:
+    model, _, _ = edited("llama", "late", FACT, compare_words=True)
+    unedited, ids = build_model("llama"), ids_of(OTHER_NAME)["input_ids"]
+    embedded = model.get_input_embeddings()(ids)
+    assert not torch.equal(model(inputs_embeds=embedded).logits, unedited(inputs_embeds=embedded).logits)
+
+
+def test_rolled_back_and_new_edits_are_compared_with_their_own_subjects() -> None:
+    model, _, editor = edited("llama", "late", FACT, compare_words=True)
+    assert answer(model, FACT[0]["prompt"]) == "cheese"
+    other = [{"case_id": 1, "prompt": OTHER_NAME, "subject": "Hamlet moon", "target_new": "Rome"}]
+    apply_grace_to_model(model, build_tokenizer(), other, hparams_for("llama", "late", compare_words=True))
+    editor.remove(0)
+    unedited = build_model("llama")
+    assert answer(model, OTHER_NAME) == "Rome"
+    prompt = ids_of(FACT[0]["prompt"])
+    assert torch.equal(model(**prompt).logits, unedited(**prompt).logits)
+
+
+def test_saved_edits_need_the_tokenizer_to_be_loaded(tmp_path: Path) -> None:
+    model, _, _ = edited("llama", "late", FACT, compare_words=True)
+    save_edits(model, tmp_path / "edits")
+    with pytest.raises(EditError, match="load_edits\\(model, folder, tokenizer\\)"):
+        load_edits(build_model("llama"), tmp_path / "edits")
+    loaded = build_model("llama")
+    load_edits(loaded, tmp_path / "edits", build_tokenizer())
+    for prompt in (FACT[0]["prompt"], OTHER_NAME, SHORTER_NAME):
+        assert torch.equal(loaded(**ids_of(prompt)).logits, model(**ids_of(prompt)).logits)
+
+
+def test_without_an_answer_layer_words_cant_be_compared() -> None:
+    with pytest.raises(HyperParameterError, match="compare_words: needs answer_layer"):
+        hparams_for("llama", "simple", compare_words=True)
