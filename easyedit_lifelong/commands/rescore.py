@@ -12,6 +12,7 @@ from easyedit_lifelong.commands.run_options import (
     FORMAT_HELP,
     add_carry_over_argument,
     add_lm_eval_arguments,
+    add_self_consistency_argument,
     add_skip_argument,
     add_text_arguments,
     harness_tasks,
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_text_arguments(parser)
     add_lm_eval_arguments(parser)
     add_carry_over_argument(parser)
+    add_self_consistency_argument(parser)
     add_skip_argument(parser)
     add("--out", type=Path, metavar="DIR", help=f"folder for the results (default RUN/{_DEFAULT_OUT})")
 
@@ -61,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         changes["lm_eval"] = tasks
     if arguments.eval_sample is not None:
         changes["schedule"] = Schedule.of(None, (), arguments.eval_sample)
-    for name in ("skip_unusable", "carry_over"):
+    for name in ("skip_unusable", "carry_over", "self_consistency"):
         if getattr(arguments, name):
             changes[name] = True
     data = None if arguments.data is None else Data(arguments.data, arguments.format)

@@ -55,6 +55,12 @@ def add_carry_over_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(*spellings("carry_over"), action="store_true", help=what)
 
 
+def add_self_consistency_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option that scores what the model writes after its answers."""
+    what = "also score what the model writes after its answers: whether it contains the old answer"
+    parser.add_argument(*spellings("self_consistency"), action="store_true", help=what)
+
+
 def add_skip_argument(parser: argparse.ArgumentParser) -> None:
     """Add the option that leaves unusable records out."""
     what = "leave out records that can't be read or edited, and list them; without it, they stop the command"
@@ -109,6 +115,7 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     add_lm_eval_arguments(parser)
     add_chat_arguments(parser)
     add_carry_over_argument(parser)
+    add_self_consistency_argument(parser)
     add_skip_argument(parser)
 
 
@@ -174,6 +181,7 @@ def scoring_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "lm_eval": harness_tasks(arguments),
         "chat": chat_settings(arguments.chat, arguments.system),
         "carry_over": arguments.carry_over,
+        "self_consistency": arguments.self_consistency,
         "judge": arguments.judge,
         "task": arguments.task,
         "skip_unusable": arguments.skip_unusable,

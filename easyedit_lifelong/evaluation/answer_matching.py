@@ -37,6 +37,8 @@ class Generation:
         after: the edited model's answer.
         match: whether the edited model's text begins with the target, and the target's last word ends there.
         rephrase: prompt, answer before, answer after and match, for each paraphrase.
+        continuation_before: the unedited model's continuation of the prompt, if the self-consistency is measured.
+        continuation_after: the edited model's.
     """
 
     case_id: int | str
@@ -46,10 +48,13 @@ class Generation:
     after: str
     match: bool
     rephrase: tuple[tuple[str, str, str, bool], ...] = ()
+    continuation_before: str | None = None
+    continuation_after: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields by name, ready for JSON."""
-        return {**vars(self), "rephrase": [list(row) for row in self.rephrase]}
+        """Return the fields by name, ready for JSON; without continuations if there are none."""
+        fields = {**vars(self), "rephrase": [list(row) for row in self.rephrase]}
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 def natural_end(text: str, answer: str = "") -> int | None:

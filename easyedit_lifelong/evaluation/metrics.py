@@ -52,8 +52,10 @@ _F1 = "mean of 2 |output and answer| / (|output| + |answer|), words without case
 _BEGINS = "mean of [the greedy text, without leading space, begins with the target]"
 _EXACT = "mean of [output = target] up to the natural stop, without case, punctuation and articles"
 _CONTAINS = "mean of [output contains target] up to the natural stop, without case, punctuation and articles"
+_CONTAINS_OLD = "mean of [a greedy text of 60 tokens contains ground_truth], without case, punctuation and articles"
 _VERDICT = "mean of the judge's verdict, from 0 (wrong) to 1 (right), on the output up to the natural stop"
 _ENTROPY = "mean of (2/3 H(bigrams) + 4/3 H(trigrams)) / 2 of texts of up to 100 tokens, in bits"
+_ENTROPY_AFTER = "mean of (2/3 H(bigrams) + 4/3 H(trigrams)) / 2 of greedy texts of 60 tokens, in bits"
 _LARGEST = "mean of [the right choice has the largest sum of log p of its tokens]"
 _LARGEST_NORM = "mean of [the right choice has the largest sum of log p of its tokens / its number of characters]"
 _TEXT_PPL = "exp(mean of -log p(token | those before it)) over windows of 256 tokens"
@@ -246,6 +248,23 @@ _SPECS = (
     MetricSpec("plain_generation_match_before", _GENERATED, "plain_generation_match of the unedited model", _BEGINS),
     MetricSpec("plain_contains_match", _GENERATED, "contains_match on plain prompts", _CONTAINS),
     MetricSpec("plain_contains_match_before", _GENERATED, "plain_contains_match of the unedited model", _CONTAINS),
+    # ---- self-consistency: what the model writes after its answer
+    MetricSpec(
+        "old_answer",
+        _GENERATED,
+        "share of edits whose prompt's continuation contains the old answer",
+        _CONTAINS_OLD,
+        "",
+        "lower",
+    ),
+    MetricSpec("old_answer_before", _GENERATED, "old_answer of the unedited model", _CONTAINS_OLD, "", "lower"),
+    MetricSpec(
+        "continuation_entropy",
+        _GENERATED,
+        "n-gram entropy of the continuation after the answer; low if it repeats itself",
+        _ENTROPY_AFTER,
+    ),
+    MetricSpec("continuation_entropy_before", _GENERATED, "continuation_entropy of the unedited model", _ENTROPY_AFTER),
     # ---- ordinary text
     MetricSpec(
         "fluency",

@@ -22,6 +22,7 @@ from easyedit_lifelong.evaluation.multiple_choice import (
 from easyedit_lifelong.evaluation.probe_sets import LOCALITY_SETS, PORTABILITY_SETS, questions_of_sets
 from easyedit_lifelong.evaluation.questions import Question, Questions, compared_questions
 from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.evaluation.self_consistency import SELF_CONSISTENCY, SelfConsistency
 from easyedit_lifelong.evaluation.success import SCORE, SUCCESS, success_scores
 from easyedit_lifelong.evaluation.tasks import task_named
 from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer
@@ -51,6 +52,7 @@ _BEFORE = (
     CAPABILITY,
     CAPABILITY_NORM,
     *CARRY_OVER,
+    *SELF_CONSISTENCY,
 )
 """The scores that are also reported for the unedited model, as ``<name>_before``."""
 
@@ -70,6 +72,7 @@ class Scoreboard:
         text: a held-out text for perplexity; with it, fluency is measured, too.
         capability: multiple-choice questions.
         carry_over: scores edits in the form in which they were not made; None for no such scores.
+        self_consistency: scores what the model writes after its answers; None for no such scores.
 
     Attributes:
         scorer: the scorer that runs the model.
@@ -95,12 +98,13 @@ class Scoreboard:
         text: str | None = None,
         capability: Sequence[MultipleChoiceItem] = (),
         carry_over: CarryOver | None = None,
+        self_consistency: SelfConsistency | None = None,
     ) -> None:
         self.scorer, self.task = scorer, task_named(task)
         self.retention = [(probe.prompt, probe.answer) for probe in retention]
         generates = generation_requests is None or len(generation_requests) > 0
         self._text = TextScores(scorer, model, requests if generates else [], text)
-        self._carry_over = carry_over
+        self._carry_over, self._self_consistency = carry_over, self_consistency
         self._capability = MultipleChoiceScores(scorer.tokenizer, model, capability)
         questions = Questions.about(requests).all() + compared_questions(requests) + self.retention
         self.unedited = self._forced(model, questions)
@@ -149,6 +153,9 @@ class Scoreboard:
         scores |= averages_with_intervals(self.generated.retained(model))
         if self._carry_over is not None:
             scores |= averages_with_intervals(self._carry_over.score(model, requests))
+        if self._self_consistency is not None:
+            by_request, generations = self._self_consistency.score(model, requests, generations)
+            scores |= averages_with_intervals(by_request)
         return scores | self._text.fluency(model), generations
 
     def before(self, requests: Sequence[EditRequest]) -> Scores:
@@ -165,6 +172,8 @@ class Scoreboard:
         unedited_scores |= self._capability.unedited
         if self._carry_over is not None:
             unedited_scores |= averages_with_intervals(self._carry_over.before(requests))
+        if self._self_consistency is not None:
+            unedited_scores |= averages_with_intervals(self._self_consistency.before(requests))
         return unedited_scores.renamed({name: f"{name}_before" for name in _BEFORE})
 
     def capability_by_subject(self, last_scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def run_lifelong(
     chat: bool = False,
     system: str | None = None,
     carry_over: bool = False,
+    self_consistency: bool = False,
     judge: str | None = None,
     source: Source | None = None,
 ) -> RunResult:
@@ -95,6 +96,7 @@ def run_lifelong(
         chat: ask every prompt as the user's turn of a chat, in the tokenizer's chat template.
         system: the system message of ``chat``; None for the template's default.
         carry_over: also score edits of plain prompts in a chat, and edits of a chat as plain prompts.
+        self_consistency: also score what the model writes after its answers: whether it contains the old answer.
         judge: the judge of generated answers: ``match``, ``openai:MODEL``, or one of a plugin.
         source: where the data came from, for ``config.yaml``; without it, the data are written to ``out``.
 
@@ -114,6 +116,7 @@ def run_lifelong(
         lm_eval=_tasks(lm_eval, lm_eval_path, lm_eval_limit),
         chat=chat_settings(chat, system),
         carry_over=carry_over,
+        self_consistency=self_consistency,
         judge=judge,
         task=task,
         only_errors=only_errors,
@@ -149,6 +152,7 @@ def run_consecutive(
     chat: bool = False,
     system: str | None = None,
     carry_over: bool = False,
+    self_consistency: bool = False,
     judge: str | None = None,
     resume: bool = False,
     skip_unusable: bool = False,
@@ -192,6 +196,7 @@ def run_consecutive(
         chat: ask every prompt as the user's turn of a chat, in the tokenizer's chat template.
         system: the system message of ``chat``; None for the template's default.
         carry_over: also score edits of plain prompts in a chat, and edits of a chat as plain prompts.
+        self_consistency: also score what the model writes after its answers: whether it contains the old answer.
         judge: the judge of generated answers: ``match``, ``openai:MODEL``, or one of a plugin.
         resume: continue the interrupted run in ``out``, after the last batch in its journal.
         skip_unusable: skip requests that can't be edited, and list them in the summary.
@@ -213,6 +218,7 @@ def run_consecutive(
         lm_eval=_tasks(lm_eval, lm_eval_path, lm_eval_limit),
         chat=chat_settings(chat, system),
         carry_over=carry_over,
+        self_consistency=self_consistency,
         judge=judge,
         task=task,
         skip_unusable=skip_unusable,

@@ -13,6 +13,7 @@ from easyedit_lifelong.evaluation.carry_over import CarryOver
 from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.evaluation.self_consistency import SelfConsistency
 from easyedit_lifelong.hparams_files import hparams_defaults
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.plugins import get_plugins
@@ -157,15 +158,12 @@ def make_scoreboard(
         # With only_errors, some requests of the sample are skipped and others replace them in the final sample.
         size = 2 * sample if plan.experiment.only_errors else sample
         generation_requests = sample_of(checked.usable, size, plan.seed)
-    carry_over = None
+    generated_for = checked.usable if generation_requests is None else generation_requests
+    carry_over = self_consistency = None
     if plan.experiment.carry_over:
-        carry_over = CarryOver(
-            model,
-            scorer.tokenizer,
-            checked.usable if generation_requests is None else generation_requests,
-            plan.experiment.chat,
-            joiner_of(plan.hparams),
-        )
+        carry_over = CarryOver(model, scorer.tokenizer, generated_for, plan.experiment.chat, joiner_of(plan.hparams))
+    if plan.experiment.self_consistency:
+        self_consistency = SelfConsistency(scorer, model, generated_for)
     return Scoreboard(
         scorer,
         model,
@@ -176,6 +174,7 @@ def make_scoreboard(
         text=checked.inputs.text,
         capability=checked.inputs.capability,
         carry_over=carry_over,
+        self_consistency=self_consistency,
     )
 
 

@@ -112,6 +112,7 @@ class Experiment:
         chat: how prompts are asked in a chat; None for prompts as they are.
         judge: the judge of generated answers, ``NAME`` or ``NAME:ARGUMENT``; None for none.
         carry_over: score edits of plain prompts in a chat, too, and those of a chat as plain prompts.
+        self_consistency: score what the model writes after its answers.
         task: the task of the data; None for the task of their format.
         only_errors: edit only where the model is wrong (lifelong loop).
         skip_unusable: leave out records that cannot be read or edited.
@@ -132,6 +133,7 @@ class Experiment:
     lm_eval: HarnessTasks | None = None
     chat: ChatSettings | None = None
     carry_over: bool = False
+    self_consistency: bool = False
     judge: str | None = None
     task: str | None = None
     only_errors: bool = False

@@ -73,7 +73,7 @@ def make_plan(experiment: Experiment, out: Path | str | None, resume: bool = Fal
         DataError: the folder of further tasks of lm-evaluation-harness does not exist.
         HyperParameterError: the hyperparameters belong to no registered method, or cannot be used; or
             lm-evaluation-harness has no such task, or the run keeps no edits that it could evaluate or
-            whose carry-over it could measure.
+            whose carry-over or self-consistency it could measure.
         PluginError: a method or tracker is not registered, or a tracker cannot be used on this machine.
         RunError: ``out`` holds another run, or a run that cannot be resumed; or it is None, and resuming or a tracker
             needs a folder; or lm-evaluation-harness is needed and not installed.
@@ -91,11 +91,13 @@ def make_plan(experiment: Experiment, out: Path | str | None, resume: bool = Fal
     plan = Plan(experiment, method, hparams, schedule, size, out, resume)
     _check_folder(plan)
     _check_harness(plan)
-    if experiment.carry_over and not plan.keeps_edits:
-        raise HyperParameterError(
-            f"{experiment.setting('carry_over', '--carry-over')}: a single-round run has no last scoring, in which the "
-            "carry-over is measured. Use the consecutive protocol."
-        )
+    for key, is_set in (("carry_over", experiment.carry_over), ("self_consistency", experiment.self_consistency)):
+        if is_set and not plan.keeps_edits:
+            name = key.replace("_", "-")
+            raise HyperParameterError(
+                f"{experiment.setting(key, f'--{name}')}: a single-round run has no last scoring, in which the {name} "
+                "is measured. Use the consecutive protocol."
+            )
     if experiment.judge is not None:
         _check_judge(experiment.judge, experiment, plan)
     for tracker in experiment.trackers:

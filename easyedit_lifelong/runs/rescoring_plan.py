@@ -19,7 +19,18 @@ from easyedit_lifelong.runs.plan import Plan, make_plan
 from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, SUMMARY, check_free
 from easyedit_lifelong.runs.run_lines import JOURNAL_FIELDS, read_lines
 
-_CHANGEABLE = ("retention", "text", "capability", "lm_eval", "carry_over", "judge", "task", "skip_unusable", "schedule")
+_CHANGEABLE = (
+    "retention",
+    "text",
+    "capability",
+    "lm_eval",
+    "carry_over",
+    "self_consistency",
+    "judge",
+    "task",
+    "skip_unusable",
+    "schedule",
+)
 """The settings of a run that a rescoring can change."""
 
 RESCORED = "rescored"
@@ -73,8 +84,8 @@ def plan_rescoring(
             run's.
         **changes: settings of :class:`~easyedit_lifelong.runs.experiment.Experiment` that replace the run's:
             ``retention``, ``text``, ``capability``, ``task``, ``schedule`` (for its sample), ``skip_unusable``,
-            ``carry_over`` and ``lm_eval``. Tasks of lm-evaluation-harness are not evaluated again unless they are
-            given.
+            ``carry_over``, ``self_consistency`` and ``lm_eval``. Tasks of lm-evaluation-harness are not evaluated again
+            unless they are given.
 
     Returns:
         The rescoring.

@@ -151,6 +151,8 @@ def scoring_config(experiment: Experiment) -> dict[str, Any]:
         entries["chat"] = {"system": experiment.chat.system}
     if experiment.carry_over:
         entries["carry_over"] = True
+    if experiment.self_consistency:
+        entries["self_consistency"] = True
     if experiment.judge is not None:
         entries["judge"] = experiment.judge
     return entries

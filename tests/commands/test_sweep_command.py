@@ -106,6 +106,7 @@ def test_finished_cells_are_compared_with_their_folders_if_the_settings_of_the_s
         ({"methods": {"near": "far.yaml"}}, "hparams.eps was 0.5, is 5.0"),
         ({"skip_unusable": True}, "is True"),
         ({"carry_over": True}, "carry_over was 'nothing', is True"),
+        ({"self_consistency": True}, "self_consistency was 'nothing', is True"),
         ({"task": "generation"}, "task was 'qa', is 'generation'"),
     ):
         write(**values)

@@ -42,14 +42,19 @@ def test_each_metric_has_kind_direction_meaning_and_formula() -> None:
         assert len(spec.meaning) > 10 and len(spec.formula) > 10, name
 
 
-def test_lower_is_better_only_for_perplexities_and_keys() -> None:
+def test_lower_is_better_only_for_perplexities_keys_and_old_answers() -> None:
     lower = {name for name, spec in METRICS.items() if spec.direction == "lower"}
-    assert lower == {name for name in METRICS if "ppl" in name or "perplexity" in name} | {"n_further_keys", "n_keys"}
+    assert lower == {name for name in METRICS if "ppl" in name or "perplexity" in name} | {
+        "n_further_keys",
+        "n_keys",
+        "old_answer",
+        "old_answer_before",
+    }
 
 
 def test_generated_scores_have_the_kind_generated() -> None:
     generated = {name for name, spec in METRICS.items() if spec.kind == "generated"}
-    parts = ("match", "_f1", "fluency", "judge_score")
+    parts = ("match", "_f1", "fluency", "judge_score", "old_answer", "continuation_entropy")
     assert generated == {name for name in METRICS if any(part in name for part in parts)}
 
 

@@ -127,6 +127,8 @@ def test_the_tables_have_captions_and_fit_into_120_columns(tmp_path: Path) -> No
             "ARR": 0.9,
             "generation_match": 0.5 + number,
             "generation_match_rephrase": 0.5,
+            "old_answer": 0.25,
+            "continuation_entropy": 4.5,
             "text_perplexity": 12.5,
             "capability": 0.5,
             "capability_norm": 0.5,
@@ -136,6 +138,7 @@ def test_the_tables_have_captions_and_fit_into_120_columns(tmp_path: Path) -> No
     assert [table.title for table in tables] == [
         "Edited facts, teacher-forced",
         "Edited facts, generated",
+        "What the model writes after its answers",
         "What the edits must not change",
         "Text and knowledge unrelated to the edits",
         "Costs",

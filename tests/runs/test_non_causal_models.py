@@ -10,7 +10,7 @@ import pytest
 
 from easyedit_lifelong import load_model, run_lifelong
 from easyedit_lifelong.commands.main import main
-from easyedit_lifelong.errors import DataError, HyperParameterError
+from easyedit_lifelong.errors import DataError, HyperParameterError, ModelError
 from tests.support.architectures import ARCHITECTURES, QUESTIONS, answer_to, texts
 
 
@@ -100,6 +100,7 @@ def test_a_run_on_an_encoder_decoder_is_scored_and_reported(checkpoints: dict[st
         data,
         data={"path": "data.json", "format": "json"},
         retention="held_out.json",
+        self_consistency=True,
     )
     out = tmp_path / "run"
     assert main(["run", str(file), "--out", str(out)]) == 0
@@ -111,6 +112,7 @@ def test_a_run_on_an_encoder_decoder_is_scored_and_reported(checkpoints: dict[st
     assert {line["prompt"]: line["after"] for line in generations} == {
         line["prompt"]: line["target_new"] for line in data
     }
+    assert all(line["continuation_after"].startswith(line["target_new"]) for line in generations)
     assert {line["before"] for line in generations} == {answer_to(line["prompt"]) for line in data}
     assert main(["report", str(out)]) == 0
 
@@ -122,6 +124,8 @@ def test_a_classifier_refuses_generation_perplexity_and_unknown_labels(checkpoin
         run_lifelong(model, tokenizer, architecture.requests, architecture.hparams(), task="generation")
     with pytest.raises(DataError, match="perplexity of a text needs a causal language model"):
         run_lifelong(model, tokenizer, architecture.requests, architecture.hparams(), text="the old king of Peru")
+    with pytest.raises(ModelError, match="self-consistency needs a model that generates text"):
+        run_lifelong(model, tokenizer, architecture.requests, architecture.hparams(), self_consistency=True)
     with pytest.raises(DataError, match=r"case 0.*field 'prompt'.*'Rome' is no label"):
         run_lifelong(model, tokenizer, [{"prompt": "the old", "target_new": "Rome"}], architecture.hparams())
 

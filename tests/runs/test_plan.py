@@ -102,6 +102,11 @@ def test_a_single_round_has_no_carry_over() -> None:
         plan_of(CONSECUTIVE, carry_over=True, protocol="single-round")
 
 
+def test_a_single_round_has_no_self_consistency() -> None:
+    with pytest.raises(HyperParameterError, match="--self-consistency: a single-round run has no last scoring"):
+        plan_of(CONSECUTIVE, self_consistency=True, protocol="single-round")
+
+
 def test_folders_are_checked_before_anything_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"name it with out="):
         plan_of(LIFELONG, resume=True)

@@ -25,6 +25,7 @@ UNEDITED = "unedited"
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 _GENERATED = ("generation_match", "generation_match_rephrase")
+_CONTINUED = ("old_answer", "continuation_entropy")
 _UNCHANGED = ("locality", "relation_specificity", "TRR", "ARR")
 _UNRELATED = ("text_perplexity", "capability", "capability_norm")
 COSTS = (FAILED, BATCH, SECONDS, DISK, MEMORY, ROLLBACK)
@@ -99,6 +100,12 @@ def tables_of(rows: Sequence[Row], runs: Sequence[RunFiles]) -> list[Comparison]
             "Edited facts, generated",
             f"Shares of greedy continuations {where} that begin with the target, after all edits of each run.",
             [name for name in main if name in _GENERATED],
+        ),
+        (
+            "What the model writes after its answers",
+            f"Shares of continuations of 60 tokens {where} that contain the old answer, and the mean entropy of their "
+            "n-grams after the answer, in bits (low if a text repeats itself), after all edits of each run.",
+            _CONTINUED,
         ),
         (
             "What the edits must not change",
