@@ -25,7 +25,7 @@ def load_edits(model: Any, folder: str | Path, tokenizer: Any = None, *, check_w
         model: the unedited model, or one with edits on other layers. It is changed in place.
         folder: a folder that :func:`save_edits` wrote, a run's ``state/``, or ``hub:OWNER/NAME[@REVISION]`` for edits
             on the Hugging Face Hub.
-        tokenizer: the model's tokenizer; needed by edits that read words (GRACE's with ``compare_words``, IKE's and
+        tokenizer: the model's tokenizer; needed by edits that read words (GRACE's with ``named_eps``, IKE's and
             SERAC's with a sentence encoder), and for further edits that don't name it again.
         check_weights: refuse a model with other weights. Use False for the same weights in another dtype: the answers
             then equal the edited model's up to the rounding of that dtype.

@@ -22,7 +22,7 @@ _SUBJECT_SETTINGS = (
     "kl_factor",
     "answer_layer",
     "gate_eps",
-    "compare_words",
+    "named_eps",
 )
 """Settings that need ``query_token: subject_last``."""
 
@@ -84,8 +84,9 @@ class GraceHyperParams(PluginHyperParams):
         gate_metric: distance of the relation gate. ``activations``: cosine distance of activations. ``relations``:
             cosine distance in the directions in which relations differ, which the first edit with a model finds on
             prompts of this package; see :mod:`easyedit_lifelong.methods.grace.codebook.relation_metric`.
-        compare_words: with ``answer_layer``, a key matches only where the words of the text don't name something else
-            than its subject; see :mod:`easyedit_lifelong.methods.grace.subject.named_subjects`.
+        named_eps: with ``answer_layer``, the least radius of a key where the words of the text name its subject. Then a
+            key does not match where they name something else; see
+            :mod:`easyedit_lifelong.methods.grace.subject.named_subjects`. None: words are not compared.
         false_fire_rate: with ``eps: auto``, the share of sentences about other subjects in which some key of a
             codebook of about a hundred keys may match; see
             :mod:`easyedit_lifelong.methods.shared.subject_keys.auto_radius`.
@@ -128,7 +129,7 @@ class GraceHyperParams(PluginHyperParams):
         "mom2_n_samples": 1,
         "mom2_n_tokens": 1,
     }
-    ABOVE_ZERO: ClassVar[tuple[str, ...]] = ("edit_lr", "stop_loss", "gate_eps", "false_fire_rate")
+    ABOVE_ZERO: ClassVar[tuple[str, ...]] = ("edit_lr", "stop_loss", "gate_eps", "named_eps", "false_fire_rate")
 
     inner_params: list[str]
     edit_lr: float = 1.0
@@ -156,7 +157,7 @@ class GraceHyperParams(PluginHyperParams):
     answer_layer: str | None = None
     gate_eps: float | None = None
     gate_metric: str = ACTIVATIONS
-    compare_words: bool = False
+    named_eps: float | None = None
     false_fire_rate: float = 0.01
     mom2_dataset: str = "self-sampled"
     mom2_n_samples: int | None = None
@@ -228,8 +229,8 @@ class GraceHyperParams(PluginHyperParams):
             problems.append("gate_eps: needs answer_layer, the layer at which prompts are compared")
         if self.gate_metric == RELATIONS and self.answer_layer is None:
             problems.append("gate_metric: relations needs answer_layer, the layer at which prompts are compared")
-        if self.compare_words and self.answer_layer is None:
-            problems.append("compare_words: needs answer_layer")
+        if self.named_eps is not None and self.answer_layer is None:
+            problems.append("named_eps: needs answer_layer")
         for name in ("key_templates", "context_templates"):
             texts = getattr(self, name)
             problems += template_problems(name, texts)

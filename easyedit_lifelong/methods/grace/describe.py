@@ -18,7 +18,7 @@ _DEFAULTS = {
     "answer_layer": None,
     "gate_eps": None,
     "gate_metric": "activations",
-    "compare_words": False,
+    "named_eps": None,
     "tokens_per_key": 0,
 }
 """Settings that are shown only if they differ from these values."""

@@ -52,7 +52,7 @@ SAME_SETTINGS = (
     "answer_layer",
     "gate_eps",
     "gate_metric",
-    "compare_words",
+    "named_eps",
     "false_fire_rate",
 )
 """Settings that all edits of a codebook must share."""
@@ -82,8 +82,8 @@ class GraceEditor(TrainedEdits):
         if hparams.by_subject:
             same_layer = answer_layer is layer
             adaptor = SubjectAdaptor(model, layer) if same_layer else AnswerLayerAdaptor(model, layer, answer_layer)
-            if hparams.compare_words and isinstance(adaptor, AnswerLayerAdaptor):
-                adaptor.named_subjects = NamedSubjects(tokenizer, self.subject_of_key)
+            if hparams.named_eps is not None and isinstance(adaptor, AnswerLayerAdaptor):
+                adaptor.named_subjects = NamedSubjects(tokenizer, self.subjects_of_key, hparams.named_eps)
             self.adaptor = adaptor
             self._subjects = SubjectEdits(model, self.path, layer, adaptor, self._passes)
         else:

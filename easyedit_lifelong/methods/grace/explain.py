@@ -27,7 +27,7 @@ class KeyAtToken:
         key: the key's index.
         case_id: the case that the key answers for.
         distance: the distance between query and key, in units of the distance function.
-        radius: the key's deferral radius.
+        radius: the key's deferral radius; with ``named_eps``, the wider one if the token matched in that.
         within: whether the radius contains the query.
         looked_up: whether the token is a query token: by default, the prompt's last token; with ``query_token:
             subject_last``, every token.
@@ -37,6 +37,8 @@ class KeyAtToken:
             the codebook has no gates.
         continues: whether the token matched a further key of an edit. Key, distance and radius are then those of the
             further key, and the distance is a cosine distance.
+        words_differ: whether the key did not match, although its radius contains the query, because the text's words do
+            not name its subject.
     """
 
     token: str
@@ -49,11 +51,12 @@ class KeyAtToken:
     replaced: bool
     gate_distance: float | None = None
     continues: bool = False
+    words_differ: bool = False
 
     @property
     def fired(self) -> bool:
         """Whether the token was looked up and the key matched."""
-        return self.looked_up and self.within
+        return self.looked_up and self.within and not self.words_differ
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class GraceLayer:
                 blocked = token.gate_distance > self.gate_eps
                 marks.append(f"gate {token.gate_distance:.4g} {'>' if blocked else '<='} {self.gate_eps:.4g}")
                 marks += ["kept back"] * blocked
+            marks += ["other words"] * token.words_differ
             marks += ["replaced"] * token.replaced
             comparison = f"{token.distance:.4g} {'<=' if token.within else '>'} {token.radius:.4g}"
             lines.append("  ".join([f"  {token.token!r:16} {comparison} of case {token.case_id!r}", *marks]))
@@ -164,6 +168,7 @@ class _Observer:
         if self._gate_query is not None:
             gate_distances = codebook.gate_distances(self._gate_query.to(lookups.queries.device).unsqueeze(0))[0]
         records, radii = editor.record_of_key(), codebook.radii.tolist()
+        named_eps = editor.hparams.named_eps
         tokens = []
         for position, text in enumerate(self._explained.texts_at(editor.adaptor.layer)):
             further = None if bool(lookups.replaced[position]) else self._further_key_at(position, text)
@@ -178,18 +183,24 @@ class _Observer:
             if (
                 at_answer_layer and replaced
             ):  # an earlier token matched the key, so this token may be outside its radius
-                within = bool(codebook.relative_distances(query)[0, key] <= 1)
+                within = bool(codebook.relative_distances(query, named_eps or 0.0)[0, key] <= 1)
+            radius, words_differ = radii[shown.index], False
+            if named_eps is not None and key >= 0 and within and shown.distance > radius:
+                radius = max(radius, named_eps)
+            if named_eps is not None and key < 0 and lookups.looked_up[position] and shown.distance <= radius:
+                within = words_differ = True
             tokens.append(
                 KeyAtToken(
                     token=text,
                     key=shown.index,
                     case_id=records[shown.index].case_id,
                     distance=shown.distance,
-                    radius=radii[shown.index],
+                    radius=radius,
                     within=within,
                     looked_up=bool(lookups.looked_up[position]),
                     replaced=replaced,
                     gate_distance=float(gate_distances[key]) if gate_distances is not None and key >= 0 else None,
+                    words_differ=words_differ,
                 )
             )
         answering = (token for token in tokens if (token.replaced if at_answer_layer else token.fired))

@@ -43,7 +43,7 @@ class LayerEdits:
         self.changes: list[Change] = []
         self.records: list[EditRecord] = []
         self.gate_size = 0
-        self._subjects_of_keys: tuple[EditRecord | None, int, dict[int, str | None]] = (None, 0, {})
+        self._subjects_of_keys: tuple[EditRecord | None, int, dict[int, list[str]]] = (None, 0, {})
 
     @property
     def case_ids(self) -> list[int | str]:
@@ -116,15 +116,26 @@ class LayerEdits:
             return {}
         return dict(zip(keys_of(self.codebook, self.changes), self.records, strict=True))
 
-    def subject_of_key(self, key: int) -> str | None:
-        """Return the subject of the edit that a key answers for; None if there is no such edit, or no subject."""
+    def subjects_of_key(self, key: int) -> list[str]:
+        """Return the subjects of the edits that a key answers for: edits with the same target can share a key."""
         last_record, count, subjects = self._subjects_of_keys
         latest = self.records[-1] if self.records else None
         # New edits come last. So where the last record and the number of records are the same, all of them are.
         if latest is not last_record or len(self.records) != count:
-            subjects = {index: record.subject for index, record in self.record_of_key().items()}
+            subjects = self._all_subjects_of_keys()
             self._subjects_of_keys = (latest, len(self.records), subjects)
-        return subjects.get(key)
+        return subjects.get(key, [])
+
+    def _all_subjects_of_keys(self) -> dict[int, list[str]]:
+        """Return the subjects of the edits that each key answers for. An edit with a new target replaces the others."""
+        subjects, targets = dict[int, list[str]](), dict[int, str]()
+        if self.codebook is None:
+            return subjects
+        for key, record in zip(keys_of(self.codebook, self.changes), self.records, strict=True):
+            if targets.get(key) != record.target_new:
+                targets[key], subjects[key] = record.target_new, []
+            subjects[key] += [record.subject] if record.subject else []
+        return subjects
 
     def record_of_further_key(self) -> dict[int, EditRecord]:
         """Return the record of the edit that each further key belongs to: the last edit inserted at that key."""

@@ -50,9 +50,9 @@ class GraceStore:
         layer, _ = find_module(model, hparams.inner_params[0])
         if layer in GraceEditor.all_of(model):
             raise EditError(f"{where}: {layer} carries GRACE edits already; roll those back first")
-        if hparams.compare_words and tok is None:
+        if hparams.named_eps is not None and tok is None:
             raise EditError(
-                f"{where}: the edits compare words of prompts with their subjects (compare_words), which needs the "
+                f"{where}: the edits compare words of prompts with their subjects (named_eps), which needs the "
                 "tokenizer. Load them with load_edits(model, folder, tokenizer)."
             )
         return GraceEditor.on(model, tok, hparams).adopt(stored)

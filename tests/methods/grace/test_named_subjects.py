@@ -1,4 +1,4 @@
-"""Subjects told apart by the words in front of a token (``compare_words``)."""
+"""Subjects told apart by the words in front of a token (``named_eps``)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from easyedit_lifelong import apply_grace_to_model, load_edits, save_edits
+from easyedit_lifelong import apply_grace_to_model, explain, load_edits, save_edits
 from easyedit_lifelong.errors import EditError, HyperParameterError
 from easyedit_lifelong.methods.grace.subject.named_subjects import Naming, naming, words_of
 from tests.support.subjects import answer, edited, hparams_for, ids_of
@@ -19,6 +19,12 @@ FACT: list[dict[str, Any]] = [
 ]
 OTHER_NAME, SHORTER_NAME = "old Hamlet moon made", "the old moon made"
 """The key of the first block is that of the word "moon" alone, so the activations can't tell these from the fact."""
+
+
+def layer_of(model: Any, prompt: str) -> Any:
+    """Return what the edited layer did with a prompt."""
+    (layer,) = explain(model, build_tokenizer(), prompt).grace
+    return layer
 
 
 @pytest.mark.parametrize(
@@ -44,7 +50,7 @@ def test_what_the_words_say(text: str, subject: str, expected: Naming) -> None:
 
 
 def test_an_edit_answers_its_own_prompt_and_a_shorter_name_but_not_another_name() -> None:
-    model, _, _ = edited("llama", "late", FACT, compare_words=True)
+    model, _, _ = edited("llama", "late", FACT, named_eps=0.4)
     unedited = build_model("llama")
     assert answer(model, FACT[0]["prompt"]) == "cheese"
     assert not torch.equal(model(**ids_of(SHORTER_NAME)).logits, unedited(**ids_of(SHORTER_NAME)).logits)
@@ -54,7 +60,7 @@ def test_an_edit_answers_its_own_prompt_and_a_shorter_name_but_not_another_name(
 
 
 def test_a_padded_batch_and_a_generation_in_chunks_decide_as_single_passes_do() -> None:
-    model, _, _ = edited("llama", "late", FACT, compare_words=True)
+    model, _, _ = edited("llama", "late", FACT, named_eps=0.4)
     unedited, prompts = build_model("llama"), [FACT[0]["prompt"], "blue", OTHER_NAME]
     batch = ids_of(*prompts)
     for row, prompt in enumerate(prompts):
@@ -69,17 +75,38 @@ def test_a_padded_batch_and_a_generation_in_chunks_decide_as_single_passes_do() 
 
 
 def test_embeddings_instead_of_tokens_are_compared_by_the_embedding_alone() -> None:
-    model, _, _ = edited("llama", "late", FACT, compare_words=True)
+    model, _, _ = edited("llama", "late", FACT, named_eps=0.4)
     unedited, ids = build_model("llama"), ids_of(OTHER_NAME)["input_ids"]
     embedded = model.get_input_embeddings()(ids)
     assert not torch.equal(model(inputs_embeds=embedded).logits, unedited(inputs_embeds=embedded).logits)
 
 
+def test_explain_says_that_the_words_differ() -> None:
+    model, _, _ = edited("llama", "late", FACT, named_eps=0.4)
+    found, other = (layer_of(model, prompt) for prompt in (FACT[0]["prompt"], OTHER_NAME))
+    assert (found.answered_by, other.answered_by) == (0, None)
+    assert "other words" in "".join(other.lines())
+    assert "other words" not in "".join(found.lines())
+
+
+def test_where_the_words_agree_the_radius_is_wider() -> None:
+    subject_in_other_text = "who made the France moon"
+    for named_eps, answers in ((None, False), (0.01, False), (1.9, True)):
+        model, _, _ = edited("llama", "late", FACT, deep=True, eps=1e-4, named_eps=named_eps)
+        changed = not torch.equal(
+            model(**ids_of(subject_in_other_text)).logits, build_model("llama")(**ids_of(subject_in_other_text)).logits
+        )
+        assert changed == answers
+        assert answer(model, FACT[0]["prompt"]) == "cheese"
+        if answers:  # a name is found at its end only
+            assert [token.token for token in layer_of(model, subject_in_other_text).tokens if token.fired] == ["moon"]
+
+
 def test_rolled_back_and_new_edits_are_compared_with_their_own_subjects() -> None:
-    model, _, editor = edited("llama", "late", FACT, compare_words=True)
+    model, _, editor = edited("llama", "late", FACT, named_eps=0.4)
     assert answer(model, FACT[0]["prompt"]) == "cheese"
     other = [{"case_id": 1, "prompt": OTHER_NAME, "subject": "Hamlet moon", "target_new": "Rome"}]
-    apply_grace_to_model(model, build_tokenizer(), other, hparams_for("llama", "late", compare_words=True))
+    apply_grace_to_model(model, build_tokenizer(), other, hparams_for("llama", "late", named_eps=0.4))
     editor.remove(0)
     unedited = build_model("llama")
     assert answer(model, OTHER_NAME) == "Rome"
@@ -87,8 +114,20 @@ def test_rolled_back_and_new_edits_are_compared_with_their_own_subjects() -> Non
     assert torch.equal(model(**prompt).logits, unedited(**prompt).logits)
 
 
+def test_edits_that_share_a_key_are_found_by_the_subjects_of_all() -> None:
+    """Two subjects with one last word have one key at the first block, and one target: the second edit is covered."""
+    other = {"case_id": 1, "prompt": OTHER_NAME, "subject": "Hamlet moon", "target_new": "cheese"}
+    model, rollback, editor = edited("llama", "late", [*FACT, other], named_eps=0.4)
+    assert rollback.results[1].detail["n_keys"] == 1
+    assert [answer(model, prompt) for prompt in (FACT[0]["prompt"], OTHER_NAME)] == ["cheese"] * 2
+    third = "old Peru moon made"
+    assert torch.equal(model(**ids_of(third)).logits, build_model("llama")(**ids_of(third)).logits)
+    editor.remove(0)
+    assert editor.subjects_of_key(0) == ["Hamlet moon"]
+
+
 def test_saved_edits_need_the_tokenizer_to_be_loaded(tmp_path: Path) -> None:
-    model, _, _ = edited("llama", "late", FACT, compare_words=True)
+    model, _, _ = edited("llama", "late", FACT, named_eps=0.4)
     save_edits(model, tmp_path / "edits")
     with pytest.raises(EditError, match="load_edits\\(model, folder, tokenizer\\)"):
         load_edits(build_model("llama"), tmp_path / "edits")
@@ -99,5 +138,5 @@ def test_saved_edits_need_the_tokenizer_to_be_loaded(tmp_path: Path) -> None:
 
 
 def test_without_an_answer_layer_words_cant_be_compared() -> None:
-    with pytest.raises(HyperParameterError, match="compare_words: needs answer_layer"):
-        hparams_for("llama", "simple", compare_words=True)
+    with pytest.raises(HyperParameterError, match="named_eps: needs answer_layer"):
+        hparams_for("llama", "simple", named_eps=0.4)

@@ -169,25 +169,27 @@ class StoredKeys(nn.Module):
         matching_vectors = self._search.matching(queries, self.key_vectors, self._vector_radii, self._slack(queries))
         return matching_vectors.div(self.views, rounding_mode="floor")  # -1 stays -1
 
-    def within_any_radius(self, queries: Tensor) -> Tensor:
+    def within_any_radius(self, queries: Tensor, at_least: float = 0.0) -> Tensor:
         """Return which queries are within the radius of any key, nearest or not, with an allowance for rounding.
 
         Args:
             queries: shape ``(batch, key_size)``, any dtype.
+            at_least: replaces smaller radii.
 
         Returns:
             Shape ``(batch,)``.
         """
         if not len(self):
             return torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
-        return self._search.within_any_radius(queries, self.key_vectors, self._vector_radii, self._slack(queries))
+        radii = self._vector_radii.clamp_min(at_least)
+        return self._search.within_any_radius(queries, self.key_vectors, radii, self._slack(queries))
 
     @property
     def _vector_radii(self) -> Tensor:
         """The radius of each key vector, shape ``(n * views,)``."""
         return self.radii if self.views == 1 else self.radii.repeat_interleave(self.views)
 
-    def relative_distances(self, queries: Tensor) -> Tensor:
+    def relative_distances(self, queries: Tensor, at_least: float = 0.0) -> Tensor:
         """Return the distance of every query to every key in units of the key's radius; infinite outside the radius.
 
         The allowance for rounding is subtracted first. So the result is 0 for a query that equals the key except for
@@ -195,13 +197,15 @@ class StoredKeys(nn.Module):
 
         Args:
             queries: shape ``(batch, key_size)``, any dtype.
+            at_least: replaces smaller radii.
 
         Returns:
             Shape ``(batch, n)``, float32.
         """
+        radii = self.radii.clamp_min(at_least)
         slack, distances = self._slack(queries).unsqueeze(1), self.distances(queries)
-        relative = (distances - slack).clamp_min(0) / self.radii.clamp_min(torch.finfo(torch.float32).tiny)
-        return torch.where(distances <= self.radii + slack, relative.clamp_max(1), float("inf"))
+        relative = (distances - slack).clamp_min(0) / radii.clamp_min(torch.finfo(torch.float32).tiny)
+        return torch.where(distances <= radii + slack, relative.clamp_max(1), float("inf"))
 
     def gate_distances(self, queries: Tensor, index: Tensor | None = None) -> Tensor:
         """Return the distance of activations at the answer layer to the gates of keys, in the gate's metric.

@@ -4,14 +4,14 @@ The key of a subject is an activation at its last token, in an early layer. So "
 Island" was edited. The words in front of the token tell them apart. They are compared from the end of the subject on,
 word by word, without regard to case, spaces and punctuation:
 
-- All words of the subject are there: the text names the subject.
+- All words of the subject are there: the text names the subject. A key then matches in a wider radius.
 - Before that, the text has another word in its place: the text names something else if that word is a name or a
   number, that is, if it begins with an upper-case letter (and is not the text's first word) or with a digit. Any other
   word ("of", "former") may stand before a shorter name of the subject, so it decides nothing. Nor does an inflected
   form of the subject's last word.
 - The text ends before: it may have a shorter name of the subject, so the words decide nothing.
 
-Where the words decide nothing, a key matches in the inner part of its radius (:data:`UNDECIDED_RADIUS`).
+Where the words decide nothing, a key matches only in the inner part of its radius (:data:`UNDECIDED_RADIUS`).
 """
 
 from __future__ import annotations
@@ -74,37 +74,45 @@ def _is_form_of(found: str, word: str) -> bool:
 
 
 class NamedSubjects:
-    """Rules out matches at tokens whose words name something else than the subject of the key.
+    """Compares the words of matching tokens with the subjects of the keys.
 
     Args:
         tokenizer: the model's.
-        subject_of_key: returns the subject of the edit that a key answers for; None if it is not known.
+        subjects_of_key: returns the subjects of the edits that a key answers for; none if they are not known.
+        radius: the least radius of a key where the words name its subject.
     """
 
-    def __init__(self, tokenizer: Any, subject_of_key: Callable[[int], str | None]) -> None:
-        self._tokenizer, self._subject_of_key = tokenizer, subject_of_key
+    def __init__(self, tokenizer: Any, subjects_of_key: Callable[[int], Sequence[str]], radius: float) -> None:
+        self.radius, self._tokenizer, self._subjects_of_key = radius, tokenizer, subjects_of_key
 
-    def checked(self, nearness: Tensor, window: Window, row: int, columns: Tensor) -> Tensor:
-        """Return distances with infinity where a token, by its words, does not name the key's subject.
+    def checked(self, named: Tensor, own: Tensor, window: Window, row: int, columns: Tensor) -> Tensor:
+        """Return the distances of tokens to keys that count, given what the words of the text say.
 
         Args:
-            nearness: distance of every token to every key, divided by the key's radius; infinite outside of it. Shape
-                ``(tokens, keys)``.
+            named: distance of every token to every key in units of the radius that a key has where the words name its
+                subject; infinite outside of it. Shape ``(tokens, keys)``.
+            own: the same in units of the key's own radius.
             window: the current pass.
             row: the row of the tokens.
             columns: their columns in this pass, ``(tokens,)``.
 
         Returns:
-            Same shape.
+            Same shape: an entry of ``named`` where the words name the subject, infinity where they name something else,
+            an entry of ``own``, if it is small, where the words decide nothing, and any entry of ``own`` where no words
+            are known.
         """
-        checked = nearness.clone()
-        for token, key in nearness.isfinite().nonzero().tolist():
-            subject = words_of(self._subject_of_key(key) or "")
-            count = _TOKENS_PER_WORD * (len(subject) + 1)
-            ids = window.tokens_up_to(row, int(columns[token]), count) if subject else []
-            if not ids:
+        checked = torch.full_like(named, torch.inf)
+        for token, key in named.isfinite().nonzero().tolist():
+            subjects = [words_of(subject) for subject in self._subjects_of_key(key)]
+            longest = max(map(len, subjects), default=0)
+            ids = window.tokens_up_to(row, int(columns[token]), _TOKENS_PER_WORD * (longest + 1))
+            if not subjects or not ids:
+                checked[token, key] = own[token, key]
                 continue
-            found = naming(words_of(self._tokenizer.decode(ids)), subject)
-            if found is Naming.OTHER or (found is Naming.UNDECIDED and nearness[token, key] > UNDECIDED_RADIUS):
-                checked[token, key] = torch.inf
+            text = words_of(self._tokenizer.decode(ids))
+            found = {naming(text, subject) for subject in subjects}
+            if Naming.SUBJECT in found:
+                checked[token, key] = named[token, key]
+            elif Naming.UNDECIDED in found and own[token, key] <= UNDECIDED_RADIUS:
+                checked[token, key] = own[token, key]
         return checked

@@ -151,14 +151,16 @@ class AnswerLayerAdaptor(SubjectAdaptor):
         looked_up = _token_mask(inputs, window) & _prompt_mask(inputs, window)
         queries = self.queries(inputs)
         matching = torch.zeros_like(looked_up)
-        matching[looked_up] = self.codebook.within_any_radius(queries[looked_up])
+        at_least = 0.0 if self.named_subjects is None else self.named_subjects.radius
+        matching[looked_up] = self.codebook.within_any_radius(queries[looked_up], at_least)
         token_keys = torch.full(looked_up.shape, -1, device=inputs.device)
         by_row = self._matches_of_earlier_chunks(window)
         for row in matching.any(dim=1).nonzero().flatten().tolist():
             columns = matching[row].nonzero().flatten()
             nearness = self.codebook.relative_distances(queries[row, columns])
             if self.named_subjects is not None:
-                nearness = self.named_subjects.checked(nearness, window, row, columns)
+                named = self.codebook.relative_distances(queries[row, columns], at_least)
+                nearness = self.named_subjects.checked(named, nearness, window, row, columns)
             token_keys[row, columns] = torch.where(nearness.isfinite().any(dim=1), nearness.argmin(dim=1), -1)
             matches = matched_keys(nearness, columns + window.past)
             if not len(matches.keys):
