@@ -55,6 +55,7 @@ TARGET_SETTINGS = (
     "dtype",
     "fact_token",
     "v_num_grad_steps",
+    "optimizer",
     "v_lr",
     "v_loss_layer",
     "v_weight_decay",

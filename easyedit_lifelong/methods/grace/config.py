@@ -8,9 +8,7 @@ from typing import Any, ClassVar
 
 from easyedit_lifelong.hyperparams import PluginHyperParams
 from easyedit_lifelong.methods.shared.subject_keys.key_texts import template_problems
-
-ADAM, LBFGS = "adam", "lbfgs"
-"""The optimisers of values."""
+from easyedit_lifelong.methods.shared.vector_optimisers import ADAM, LBFGS
 
 ACTIVATIONS, RELATIONS = "activations", "relations"
 """The distances of the relation gate."""

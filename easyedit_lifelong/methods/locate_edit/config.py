@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from easyedit_lifelong.methods.shared.vector_optimisers import ADAM, LBFGS
 from easyedit_lifelong.methods.weight_updates.config import BlockUpdateHyperParams, is_list_of
 
 _MAX_CONTEXTS = 1000
@@ -30,7 +31,9 @@ class LocateEditHyperParams(BlockUpdateHyperParams):
         fact_token: the lookup token of the prompt: ``subject_last``, ``subject_first``, ``subject_first_after_last``,
             or ``last`` (the last token of the prompt).
         v_num_grad_steps: number of loss evaluations per target vector, at most. The last one makes no step.
-        v_lr: learning rate of Adam for the target vectors.
+        optimizer: what optimises the target vectors: ``adam`` as in the papers, or ``lbfgs``, limited-memory BFGS,
+            which needs fewer steps.
+        v_lr: learning rate of Adam for the target vectors; ``lbfgs`` takes the length of its longest step from it.
         v_loss_layer: number of the block from whose output the loss predicts the target; None: the last block.
         v_weight_decay: weight of the penalty ‖δ‖/‖h‖², where δ is the change of the hidden state h.
         v_stop_loss: the optimisation of a target vector stops when its loss is below this.
@@ -54,6 +57,7 @@ class LocateEditHyperParams(BlockUpdateHyperParams):
     CHOICES: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "fact_token": ("subject_last", "subject_first", "subject_first_after_last", "last"),
         "layer_selection": ("all",),
+        "optimizer": (ADAM, LBFGS),
         "mom2_adjustment": (True,),
         "mom2_dtype": ("float32", "float64"),
         "mom2_engine": ("native", "easyedit"),
@@ -94,6 +98,7 @@ class LocateEditHyperParams(BlockUpdateHyperParams):
     layer_selection: str = "all"
     fact_token: str = "subject_last"
     num_layers: int | None = None
+    optimizer: str = ADAM
     v_num_grad_steps: int = 20
     v_lr: float = 0.5
     v_loss_layer: int | None = None

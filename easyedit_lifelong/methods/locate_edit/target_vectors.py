@@ -2,8 +2,9 @@
 
 For each request of a batch, a change δ is added to the output of that block at the lookup token (ROME: to the output of
 its MLP). δ is trained until the model predicts the target in every context. All requests are trained in one batch. Each
-request has a separate loss, and its training stops separately. A step runs only the blocks that δ affects, from the
-lookup token on, and the output head only where a token is predicted.
+request has a separate loss, and its training stops separately. Every δ at which a loss is computed is within the ball
+‖δ‖ ≤ clamp_norm_factor · ‖h‖. A step runs only the blocks that δ affects, from the lookup token on, and the output head
+only where a token is predicted.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from easyedit_lifelong.methods.locate_edit.aligned_rows import group_rows
 from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
 from easyedit_lifelong.methods.locate_edit.facts import Fact
 from easyedit_lifelong.methods.locate_edit.suffix_rows import SuffixRows
+from easyedit_lifelong.methods.shared.vector_optimisers import make_optimiser
 from easyedit_lifelong.models.gradients import gradients_of
 from easyedit_lifelong.models.runner import Runner
 
@@ -33,10 +35,9 @@ class TargetVectors:
 
     Attributes:
         z: the target vectors, shape ``(requests, width)``.
-        steps: number of optimiser steps of each request.
-        losses: last loss of each request: nats per target token, plus the penalties.
-        learned: whether the model, when a request's last loss was computed, predicted every target token of the request
-            in all contexts.
+        steps: number of optimiser steps of each request; with ``lbfgs``, of the candidates after the first.
+        losses: the loss of each request at z: nats per target token, plus the penalties.
+        learned: whether the model, with z, predicted every target token of the request in all contexts.
     """
 
     z: Tensor
@@ -70,7 +71,7 @@ def optimise_targets(
     Args:
         runner: runs the model, which is in evaluation mode and has the edits of earlier batches.
         facts: the batch.
-        hparams: steps, learning rate, penalties.
+        hparams: optimiser, steps, learning rate, penalties.
         layer: number of the last edited block.
         projection: a projection of that block, whose output gets δ instead of the block's; None: the block's.
 
@@ -82,51 +83,57 @@ def optimise_targets(
     ]
     start = _initial_values(groups, len(facts))
     start_norm = start.norm(dim=1)
-    delta = torch.zeros_like(start, requires_grad=True)
-    optimizer = torch.optim.Adam([delta], lr=hparams.v_lr)
-    active = torch.ones(len(facts), dtype=torch.bool, device=start.device)
-    losses = torch.full_like(start_norm, float("nan"))
-    learned = torch.zeros_like(active)
+    largest = hparams.clamp_norm_factor * start_norm
+    optimiser = make_optimiser(hparams.optimizer, torch.zeros_like(start), hparams.v_lr, largest)
+    active = torch.arange(len(facts), device=start.device)  # the requests that are still optimised
+    found, learned = torch.zeros_like(start), torch.zeros(len(facts), dtype=torch.bool, device=start.device)
+    losses = torch.full_like(start_norm, torch.inf)
     steps = torch.zeros(len(facts), dtype=torch.long, device=start.device)
     for step in range(hparams.v_num_grad_steps):
+        delta = torch.zeros_like(start).index_copy_(0, active, optimiser.candidates[:, 0]).requires_grad_()
         with torch.enable_grad():
             loss, all_predicted = _losses(groups, delta, len(facts), hparams)
             loss = loss + hparams.v_weight_decay * delta.norm(dim=1) / start_norm.square()
-        _check_finite(loss, active, facts, step)
-        losses[active], learned[active] = loss.detach()[active], all_predicted[active]
-        done = active & (loss.detach() < hparams.v_stop_loss)
-        active = active & ~done
-        if step == hparams.v_num_grad_steps - 1 or not active.any():
+        improved = active
+        if step and optimiser.returns_to_best:
+            improved = active[loss.detach()[active] < losses[active]]
+        else:
+            _check_finite(loss, active, facts, step)
+        found[improved], losses[improved] = delta.detach()[improved], loss.detach()[improved]
+        learned[improved] = all_predicted[improved]
+        remaining = (losses[active] >= hparams.v_stop_loss).nonzero().flatten()
+        if step == hparams.v_num_grad_steps - 1 or not len(remaining):
             break
+        continues = torch.zeros_like(loss).index_fill_(0, active[remaining], 1.0)
         # Each request's loss depends on one row of delta, so one backward pass computes all gradients.
-        (delta.grad,) = gradients_of(loss, [delta], active.to(loss.dtype))
-        if done.any():
-            groups = [group for group in groups if group.drop_requests(~active)]
-        before = delta.detach().clone()
-        optimizer.step()
-        _check_changes(delta, active, facts, hparams.v_lr)
-        with torch.no_grad():
-            _clamp_norms(delta, hparams.clamp_norm_factor * start_norm)
-            delta[~active] = before[~active]  # Adam's momentum moves the rows of finished requests, too
+        (gradients,) = gradients_of(loss, [delta], continues)
+        if len(remaining) < len(active):
+            optimiser.keep(remaining.tolist())
+            active = active[remaining]
+            groups = [group for group in groups if group.drop_requests(continues == 0)]
+        optimiser.step([[value] for value in loss[active].tolist()], gradients[active])
+        if not optimiser.returns_to_best:
+            _check_changes(optimiser.candidates[:, 0], active, facts, hparams.v_lr)
         steps[active] += 1
-        LOG.debug("target vectors, step %d: mean loss %.3f, %d active", step, losses.nanmean(), int(active.sum()))
-    return TargetVectors((start + delta).detach(), steps.tolist(), losses.tolist(), learned.tolist())
+        LOG.debug("target vectors, step %d: mean loss %.3f, %d active", step, losses.mean(), len(active))
+    return TargetVectors(start + found, steps.tolist(), losses.tolist(), learned.tolist())
 
 
 def _check_changes(delta: Tensor, active: Tensor, facts: Sequence[Fact], v_lr: float) -> None:
-    """Raise an EditError that names the first active request whose δ is too large to have a norm."""
-    bad = (active & ~torch.isfinite(delta.detach().norm(dim=1))).nonzero().flatten().tolist()
+    """Raise an EditError that names the first request whose δ is too large to have a norm.
+
+    Args:
+        delta: the change of each active request, shape ``(active, width)``; NaN where it is too large.
+        active: the numbers of the active requests.
+        facts: all requests.
+        v_lr: the learning rate.
+    """
+    bad = active[~torch.isfinite(delta).all(dim=1)].tolist()
     if bad:
         raise EditError(
             f"{facts[bad[0]].request.where}: a step of its target vector is too large for {delta.dtype} numbers. "
             f"Lower v_lr, which is {v_lr:g}."
         )
-
-
-def _clamp_norms(delta: Tensor, limits: Tensor) -> None:
-    """Scale down, in place, each row of ``delta`` whose norm is above its limit."""
-    norms = delta.norm(dim=1)
-    delta.mul_(torch.where(norms > limits, limits / norms, 1.0).unsqueeze(1))
 
 
 def _initial_values(groups: Sequence[SuffixRows], count: int) -> Tensor:
@@ -171,7 +178,7 @@ def _losses(
 
 def _check_finite(loss: Tensor, active: Tensor, facts: Sequence[Fact], step: int) -> None:
     """Raise an EditError that names the first active request whose loss is NaN or infinite."""
-    bad = (active & ~torch.isfinite(loss)).nonzero().flatten().tolist()
+    bad = active[~torch.isfinite(loss[active])].tolist()
     if bad:
         raise EditError(
             f"{facts[bad[0]].request.where}: the loss of its target vector became {loss[bad[0]].item()} after {step} "

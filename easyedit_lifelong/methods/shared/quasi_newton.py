@@ -1,4 +1,7 @@
-"""Minimise a smooth function of one vector by limited-memory BFGS (Nocedal and Wright 2006, algorithm 7.4)."""
+"""Minimise a smooth function of one vector by limited-memory BFGS (Nocedal and Wright 2006, algorithm 7.4).
+
+The vector's norm may be limited. Then every point is projected onto the ball before its value is computed.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,15 @@ class QuasiNewtonSearch:
     length. The candidate with the lowest value is the next point, unless none is lower than the present point: then
     shorter steps from there are tried.
 
+    With a largest norm, candidates are projected onto the ball, and the curvature is estimated from the projected
+    points. The projection of a step may go uphill, although the step goes downhill. Then a step of the same length
+    along the gradient is taken, whose projection never goes uphill.
+
     Args:
         start: the first point, shape ``(size,)``.
         longest: the largest length of a step, before its multiples; the first step has half of it.
         multiples: the multiples, in rising order.
+        largest_norm: the largest norm of a candidate, a tensor of shape ``()``; None: no limit.
 
     Attributes:
         candidates: the points whose values are needed next, shape ``(candidates, size)``.
@@ -34,10 +42,13 @@ class QuasiNewtonSearch:
         value: the function's value there; infinite before the first update.
     """
 
-    def __init__(self, start: Tensor, longest: float, multiples: Sequence[float]) -> None:
+    def __init__(
+        self, start: Tensor, longest: float, multiples: Sequence[float], largest_norm: Tensor | None = None
+    ) -> None:
         self.candidates = start.unsqueeze(0)
         self.point, self.value = start, math.inf
         self._longest, self._multiples = longest, start.new_tensor(multiples).unsqueeze(1)
+        self._largest_norm = largest_norm
         self._gradient = torch.zeros_like(start)
         self._pairs: list[tuple[Tensor, Tensor]] = []
         self._shrunk = 1.0
@@ -57,7 +68,19 @@ class QuasiNewtonSearch:
             self._shrunk = 1.0
         else:
             self._shrunk *= _SHRINK
-        self.candidates = self.point - self._multiples * self._shrunk * self._step()
+        self.candidates = self._next_candidates()
+
+    def _next_candidates(self) -> Tensor:
+        """Return the points at the multiples of the next step, projected onto the ball."""
+        step = self._shrunk * self._step()
+        candidates = self.point - self._multiples * step
+        if self._largest_norm is None:
+            return candidates
+        candidates = clamp_norms(candidates, self._largest_norm)
+        if (candidates[0] - self.point) @ self._gradient < 0:
+            return candidates
+        step = self._gradient * (step.norm() / self._gradient.norm().clamp_min(torch.finfo(step.dtype).tiny))
+        return clamp_norms(self.point - self._multiples * step, self._largest_norm)
 
     def _step(self) -> Tensor:
         """Return the step H·g from the present point, by the two-loop recursion; along the gradient at first."""
@@ -82,3 +105,18 @@ class QuasiNewtonSearch:
 def lowest(values: Sequence[float]) -> int:
     """Return the number of the first lowest value; values that are not finite count as infinite."""
     return min(range(len(values)), key=lambda number: values[number] if math.isfinite(values[number]) else math.inf)
+
+
+def clamp_norms(vectors: Tensor, limits: Tensor) -> Tensor:
+    """Return vectors, those whose norm is above its limit scaled down to it.
+
+    Args:
+        vectors: shape ``(vectors, size)``.
+        limits: the largest norm of each vector, shape ``(vectors,)``, or of all vectors, shape ``()``.
+
+    Returns:
+        The vectors; NaN where a vector is too large to have a norm.
+    """
+    norms = vectors.norm(dim=1)
+    scales = torch.where(norms > limits, limits / norms, 1.0)
+    return vectors * torch.where(norms.isfinite(), scales, torch.nan).unsqueeze(1)
