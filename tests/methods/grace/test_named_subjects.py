@@ -39,9 +39,12 @@ def layer_of(model: Any, prompt: str) -> Any:
         ("Obama", "Barack Obama", Naming.UNDECIDED),  # nothing stands before it
         ("Former Obama", "Barack Obama", Naming.UNDECIDED),  # every first word begins with a capital
         ("the 1936 Winter Olympics", "1932 Winter Olympics", Naming.OTHER),
+        ("the Ligue A 2009", "Serie A1 2008-2009", Naming.OTHER),
+        ("the season of 2012", "the season of 2009", Naming.OTHER),
         ("the capital of the UK", "United Kingdom", Naming.OTHER),
         ("the Lisboan", "Lisboa", Naming.UNDECIDED),  # an inflected form
-        ("日本の首都", "首都", Naming.UNDECIDED),  # one word for the regular expression
+        ("日本の首都", "首都", Naming.SUBJECT),  # no spaces between words
+        ("韩国的首都", "中国的首都", Naming.UNDECIDED),  # a script without case has no names to tell apart
         ("the name", "", Naming.SUBJECT),
     ],
 )

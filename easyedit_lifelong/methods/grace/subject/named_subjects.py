@@ -2,7 +2,8 @@
 
 The key of a subject is an activation at its last token, in an early layer. So "Coulman Island" is found where "Odbert
 Island" was edited. The words in front of the token tell them apart. They are compared from the end of the subject on,
-word by word, without regard to case, spaces and punctuation:
+word by word, without regard to case, spaces and punctuation. (Where a script has no case, it may have no spaces between
+words either: there, the text names the subject if it ends with the subject's characters.)
 
 - All words of the subject are there: the text names the subject. A key then matches in a wider radius.
 - Before that, the text has another word in its place: the text names something else if that word is a name or a
@@ -61,11 +62,19 @@ def naming(text: Sequence[str], subject: Sequence[str]) -> Naming:
         found = text[-place]
         if found.casefold() == word.casefold():
             continue
+        if place == 1 and _is_caseless(word):
+            named = "".join(text).casefold().endswith("".join(subject).casefold())
+            return Naming.SUBJECT if named else Naming.UNDECIDED
         if place == 1 and _is_form_of(found.casefold(), word.casefold()):
             return Naming.UNDECIDED
         is_name = found[0].isdigit() or (found[0].isupper() and place < len(text))
         return Naming.OTHER if is_name else Naming.UNDECIDED
     return Naming.SUBJECT
+
+
+def _is_caseless(word: str) -> bool:
+    """Return whether a word is in a script without case. Such a script may have no spaces between words."""
+    return word.isalpha() and word.upper() == word.lower()
 
 
 def _is_form_of(found: str, word: str) -> bool:
