@@ -157,7 +157,8 @@ class SubjectScope:
         rows, tokens, width = decision.queries.shape
         distances = self._distances(decision.queries.view(-1, width))
         slack = rounding_of(decision.queries.dtype)
-        ratios = self._keys.radii / (distances - slack).clamp_min(self._keys.radii.clamp_min(1e-12) / MAX_SCORE)
+        radii = self._keys.radii.clamp_min(1e-12)  # a radius can be 0: then only the key itself is in scope
+        ratios = radii / (distances - slack).clamp_min(radii / MAX_SCORE)
         return ratios.amax(dim=1).view(rows, tokens)
 
     def _after_layer(self, args: tuple[Any, ...], _: dict[str, Any], __: Tensor) -> None:

@@ -213,6 +213,14 @@ def test_a_copied_model_has_edits_of_its_own(editor: CoachHookEditor) -> None:
     assert all(torch.equal(logits_of(editor, prompt), logits) for prompt, logits in zip(PROMPTS, before, strict=True))
 
 
+def test_the_score_of_a_token_in_scope_is_at_least_1_if_its_key_has_a_radius_of_0(editor: CoachHookEditor) -> None:
+    assert editor.scope is not None and editor.scope._keys is not None
+    editor.scope._keys.radii.zero_()
+    decision, _ = decision_on(editor, FACTS[1][0])
+    assert decision.in_scope.any()
+    assert torch.equal(editor.scope.scores(decision) >= 1, decision.in_scope)
+
+
 def test_explain_names_the_edit_that_acts(editor: CoachHookEditor) -> None:
     prompt, _, subject = FACTS[1]
     explanation = explain(editor.model, editor.tokenizer, prompt)
