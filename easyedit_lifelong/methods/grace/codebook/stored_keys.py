@@ -189,7 +189,7 @@ class StoredKeys(nn.Module):
         """The radius of each key vector, shape ``(n * views,)``."""
         return self.radii if self.views == 1 else self.radii.repeat_interleave(self.views)
 
-    def relative_distances(self, queries: Tensor, at_least: float = 0.0) -> Tensor:
+    def relative_distances(self, queries: Tensor, at_least: float = 0.0, distances: Tensor | None = None) -> Tensor:
         """Return the distance of every query to every key in units of the key's radius; infinite outside the radius.
 
         The allowance for rounding is subtracted first. So the result is 0 for a query that equals the key except for
@@ -198,12 +198,13 @@ class StoredKeys(nn.Module):
         Args:
             queries: shape ``(batch, key_size)``, any dtype.
             at_least: replaces smaller radii.
+            distances: the result of :meth:`distances` for these queries, if it is known.
 
         Returns:
             Shape ``(batch, n)``, float32.
         """
-        radii = self.radii.clamp_min(at_least)
-        slack, distances = self._slack(queries).unsqueeze(1), self.distances(queries)
+        radii, slack = self.radii.clamp_min(at_least), self._slack(queries).unsqueeze(1)
+        distances = self.distances(queries) if distances is None else distances
         relative = (distances - slack).clamp_min(0) / radii.clamp_min(torch.finfo(torch.float32).tiny)
         return torch.where(distances <= radii + slack, relative.clamp_max(1), float("inf"))
 

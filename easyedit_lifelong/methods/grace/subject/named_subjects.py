@@ -17,6 +17,7 @@ Where the words decide nothing, a key matches only in the inner part of its radi
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -111,17 +112,29 @@ class NamedSubjects:
             are known.
         """
         checked = torch.full_like(named, torch.inf)
-        for token, key in named.isfinite().nonzero().tolist():
-            subjects = [words_of(subject) for subject in self._subjects_of_key(key)]
-            longest = max(map(len, subjects), default=0)
-            ids = window.tokens_up_to(row, int(columns[token]), _TOKENS_PER_WORD * (longest + 1))
-            if not subjects or not ids:
-                checked[token, key] = own[token, key]
-                continue
-            text = words_of(self._tokenizer.decode(ids))
-            found = {naming(text, subject) for subject in subjects}
-            if Naming.SUBJECT in found:
-                checked[token, key] = named[token, key]
-            elif Naming.UNDECIDED in found and own[token, key] <= UNDECIDED_RADIUS:
-                checked[token, key] = own[token, key]
+        for token, column in enumerate(columns.tolist()):
+            keys = named[token].isfinite().nonzero().flatten().tolist()
+            subjects = {key: [words_of(subject) for subject in self._subjects_of_key(key)] for key in keys}
+            longest = max((len(words) for of_key in subjects.values() for words in of_key), default=0)
+            ids = window.tokens_up_to(row, column, _TOKENS_PER_WORD * (longest + 1)) if keys else []
+            text = words_of(self._tokenizer.decode(ids)) if ids else None
+            for key, of_key in subjects.items():
+                checked[token, key] = _checked(text, of_key, float(named[token, key]), float(own[token, key]))
         return checked
+
+
+def _checked(text: Sequence[str] | None, subjects: Sequence[Sequence[str]], named: float, own: float) -> float:
+    """Return the distance of one token to one key that counts; see :meth:`NamedSubjects.checked`.
+
+    Args:
+        text: the words of the text up to the token; None if they are not known.
+        subjects: the words of each subject of the key.
+        named: the distance in units of the radius where the words name a subject.
+        own: the distance in units of the key's own radius.
+    """
+    if not subjects or text is None:
+        return own
+    found = {naming(text, subject) for subject in subjects}
+    if Naming.SUBJECT in found:
+        return named
+    return own if Naming.UNDECIDED in found and own <= UNDECIDED_RADIUS else math.inf

@@ -157,9 +157,11 @@ class AnswerLayerAdaptor(SubjectAdaptor):
         by_row = self._matches_of_earlier_chunks(window)
         for row in matching.any(dim=1).nonzero().flatten().tolist():
             columns = matching[row].nonzero().flatten()
-            nearness = self.codebook.relative_distances(queries[row, columns])
+            found = queries[row, columns]
+            distances = self.codebook.distances(found)
+            nearness = self.codebook.relative_distances(found, distances=distances)
             if self.named_subjects is not None:
-                named = self.codebook.relative_distances(queries[row, columns], at_least)
+                named = self.codebook.relative_distances(found, at_least, distances)
                 nearness = self.named_subjects.checked(named, nearness, window, row, columns)
             token_keys[row, columns] = torch.where(nearness.isfinite().any(dim=1), nearness.argmin(dim=1), -1)
             matches = matched_keys(nearness, columns + window.past)
