@@ -117,15 +117,18 @@ def _edit_and_save(
         # Edits of another model are refused here, before the slow preparation, which needs the unedited model.
         rollback = load_edits(model, saved.folder, tokenizer)
         rollback()
-    prompts = [request.prompt for request in requests[:_SHOWN_PROMPTS]]
+    scorer, shown = scorer_for(model, tokenizer), requests[:_SHOWN_PROMPTS]
+    prompts = [request.prompt for request in shown]
+    # A target is shown to its end, and what the model makes of its end.
+    limits = [max(_NEW_TOKENS, scorer.answer_tokens(request.prompt, request.target_new) + 1) for request in shown]
     with edit_progress(console, len(requests)) as progress:
         if method.prepare is not None:
             method.prepare(model, tokenizer, hparams, progress.prepared)
         if saved is not None:
             load_edits(model, saved.folder, tokenizer)
-        before = scorer_for(model, tokenizer).generate(model, prompts, _NEW_TOKENS)
+        before = scorer.generate(model, prompts, limits)
         model, results = _edit_batches(method, model, tokenizer, requests, hparams, progress)
-    after = scorer_for(model, tokenizer).generate(model, prompts, _NEW_TOKENS)
+    after = scorer.generate(model, prompts, limits)
     with lock_edits(out):
         _check_out(out, saved)  # again: another process may have written other edits meanwhile
         save_edits(model, out)

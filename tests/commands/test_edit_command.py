@@ -32,6 +32,18 @@ def test_an_edit_is_made_shown_and_saved(edits_cli: EditsCommandLine, method: st
     assert (record["case_id"], record["prompt"], record["target_new"]) == (0, PROMPT, TARGET)
 
 
+def test_a_long_target_is_shown_to_its_end(edits_cli: EditsCommandLine) -> None:
+    target = "Rome Peru king cheese moon sea blue river snow mountain France"
+    words = ("--prompt", PROMPT, "--target", target)
+    out = edits_cli.output_of(
+        "edit", "--hparams", edits_cli.hparams["GRACE"], *words, "--out", edits_cli.folder / "edits"
+    )
+    after = generated_by(*edits_cli.model("edits"), PROMPT, 12)
+    table = out[out.index("before and after") :].split()
+    assert len(after.split()) == 12
+    assert all(table.count(word) >= after.split().count(word) for word in after.split())
+
+
 def test_repeated_options_edit_several_facts_in_batches(edits_cli: EditsCommandLine) -> None:
     words = [
         word
