@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +31,8 @@ class Clock:
             torch.cuda.synchronize(self.device)
 
     def allocated(self) -> float:
-        """Return the GiB that are allocated on the device."""
+        """Return the GiB that are allocated on the device, without what is garbage."""
+        gc.collect()
         return torch.cuda.memory_allocated(self.device) / GIB if self.counts_memory else 0.0
 
     def measure(self, call: Callable[[], Any]) -> tuple[float, float, Any]:

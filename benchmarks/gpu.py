@@ -36,7 +36,7 @@ DRY_MODELS = [("llama", FLOAT32), ("gpt2", BFLOAT16)]
 SMALL_EFFORT = Effort(value_steps=20, target_steps=8, contexts=[[4, 2]], layers=2)
 DRY_EFFORT = Effort(value_steps=6, target_steps=3, contexts=[[2, 1]], layers=2)
 LARGE_EFFORT = Effort(value_steps=50, target_steps=20, contexts=[[10, 5]], layers=2)
-LARGE_AMOUNTS = Amounts(edits=8, new_tokens=32, batches=(1, 8), runs=3)
+LARGE_AMOUNTS = Amounts(edits=8, new_tokens=16, batches=(1, 8), runs=3)
 DRY_AMOUNTS = Amounts(edits=2, new_tokens=2, batches=(1, 2), runs=1)
 LOOKUPS = LookupSizes(keys=(1_000, 10_000, 100_000, 1_000_000), wide=14336, narrow=4096, runs=5)
 DRY_LOOKUPS = LookupSizes(keys=(10, 100, 1_000), wide=32, narrow=32, runs=1)

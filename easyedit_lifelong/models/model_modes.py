@@ -23,7 +23,8 @@ LOG = logging.getLogger(__name__)
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode in this context, and restore every module's mode at its end."""
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    if training:
+        model.eval()
     try:
         yield
     finally:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from easyedit_lifelong.methods.weight_updates.history import Templates
 from easyedit_lifelong.models.encoding import encode_text, pad_rows
@@ -23,7 +24,7 @@ _TOP_K = 5
 
 @torch.no_grad()
 def context_templates(model: Any, tokenizer: Any, length_params: Sequence[Sequence[int]], seed: int) -> Templates:
-    """Generate context templates; the same seed gives the same templates.
+    """Generate context templates; the same seed gives the same templates, on every device.
 
     Args:
         model: the model, before it is edited.
@@ -57,14 +58,36 @@ def _sample(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], length: i
     pad = tokenizer.pad_token_id or 0
     ids, mask = pad_rows(rows, pad, "left", model.get_input_embeddings().weight.device)
     config = GenerationConfig(
-        do_sample=True,
-        top_k=_TOP_K,
-        top_p=1.0,
-        temperature=1.0,
+        do_sample=False,  # TopKSampling leaves one token
         pad_token_id=pad,
         max_new_tokens=max(1, length - ids.shape[1]),
         eos_token_id=tokenizer.eos_token_id,
     )
-    generated = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    generated = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        generation_config=config,
+        logits_processor=LogitsProcessorList([TopKSampling(_TOP_K)]),
+    )
     texts: list[str] = tokenizer.batch_decode(generated, skip_special_tokens=True)
     return texts
+
+
+class TopKSampling(LogitsProcessor):
+    """Leaves each row one possible token, drawn from the k most likely by the CPU's global random generator.
+
+    So the random numbers are the same on every device; each device's own generator would draw other tokens.
+
+    Args:
+        k: number of tokens to draw from.
+    """
+
+    def __init__(self, k: int) -> None:
+        self._k = k
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return scores of the same shape, ``(rows, vocabulary)``, with one finite entry in each row."""
+        smallest = scores.topk(min(self._k, scores.shape[1])).values[:, -1:]
+        probabilities = scores.masked_fill(scores < smallest, -torch.inf).softmax(dim=-1)
+        drawn = torch.multinomial(probabilities.cpu(), 1).to(scores.device)
+        return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import LogitsProcessorList
 
-from easyedit_lifelong.methods.locate_edit.templates import PLAIN, context_templates
+from easyedit_lifelong.methods.locate_edit.templates import PLAIN, TopKSampling, context_templates
 from tests.support.byte_level import byte_level
 from tests.support.coachhook_edits import (
     attributes_and_hooks_of,
@@ -36,6 +37,19 @@ def test_the_same_seed_gives_the_same_templates_whatever_torchs_seed_and_the_mod
     assert first[0] == ["{}"]
     assert [len(group) for group in first] == [1, 5, 7]
     assert all(template.endswith(". {}") and template.count("{") == 1 for group in first[1:] for template in group)
+
+
+def test_sampling_draws_what_transformers_draws_on_a_cpu() -> None:
+    model, tokenizer = build_model("llama"), build_tokenizer()
+    ids = torch.tensor([[5, 6], [7, 8], [9, 10]])
+    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 12, "pad_token_id": tokenizer.pad_token_id}
+    torch.manual_seed(4)
+    expected = model.generate(ids, do_sample=True, top_k=5, top_p=1.0, temperature=1.0, **options)
+    torch.manual_seed(4)
+    processors = LogitsProcessorList([TopKSampling(5)])
+    drawn = model.generate(ids, do_sample=False, logits_processor=processors, **options)
+    assert torch.equal(drawn, expected)
+    assert not torch.equal(drawn, model.generate(ids, do_sample=False, **options))
 
 
 def test_the_states_of_other_random_generators_do_not_change() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -12,10 +13,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change
-from easyedit_lifelong.methods.shared.subject_keys import key_search
+from easyedit_lifelong.methods.shared.subject_keys import exact_distances, key_search
 from easyedit_lifelong.methods.shared.subject_keys.distance import max_squared_distance, normalized, pairwise_distances
 from tests.support.thoroughness import examples
 
@@ -29,13 +31,16 @@ Each tuple: BRUTE_FORCE_BELOW, _MAX_CANDIDATES, _MAX_CANDIDATES_DIVISOR, _PAIRS_
 
 @contextlib.contextmanager
 def limits_set_to(smallest: int, candidates: int, divisor: int, pairs: int, block_rows: int) -> Iterator[None]:
-    with mock.patch.multiple(
-        key_search,
-        BRUTE_FORCE_BELOW=smallest,
-        _MAX_CANDIDATES=candidates,
-        _MAX_CANDIDATES_DIVISOR=divisor,
-        _PAIRS_AT_ONCE=pairs,
-        _BLOCK_ROWS=block_rows,
+    with (
+        mock.patch.multiple(
+            key_search,
+            BRUTE_FORCE_BELOW=smallest,
+            _MAX_CANDIDATES=candidates,
+            _MAX_CANDIDATES_DIVISOR=divisor,
+            _PAIRS_AT_ONCE=pairs,
+            _BLOCK_ROWS=block_rows,
+        ),
+        mock.patch.object(exact_distances, "_PAIRS_AT_ONCE", block_rows),
     ):
         yield
 
@@ -176,12 +181,35 @@ def test_exact_distances_are_computed_for_few_keys_only(dist_fn: str) -> None:
         comparisons.append(queries[..., 0].numel() * keys.shape[-2])
         return pairwise_distances(queries, keys, dist_fn)
 
-    with mock.patch.object(key_search, "pairwise_distances", counting_distances):
+    with mock.patch.object(exact_distances, "pairwise_distances", counting_distances):
         assert codebook.lookup(queries).tolist() == [-1] * 8 + [1000, 1001]
         assert sum(comparisons) < 100
         comparisons.clear()
         codebook.nearest(queries[0])
         assert sum(comparisons) < 1500
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations that wait for a GPU, since they give the CPU a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket in (torch.ops.aten.nonzero, torch.ops.aten._local_scalar_dense)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("near", [0, 2])
+def test_a_lookup_waits_for_a_gpu_once(near: int) -> None:
+    """Only the number of candidates, which ``nonzero`` returns, is read from the device."""
+    codebook = codebook_of(random_vectors(3000, 64), 0.01)
+    queries = torch.cat([random_vectors(8, 64, seed=1), codebook.keys[1000 : 1000 + near]])
+    codebook.lookup(queries)  # projects the keys
+    with Waits() as waits:
+        codebook.lookup(queries)
+    assert waits.count == 1
 
 
 def test_matches_equal_brute_force_with_products_rounded_to_bfloat16() -> None:
