@@ -28,6 +28,7 @@ class GraceCalibrator:
         "eps": "calibrated: auto (a radius for each key, from its neighbourhood), or one radius for all keys",
         "false_fire_rate": "as given to calibrate",
         "answer_layer": "calibrated: an edit replaces the output of this layer at the prompt's last token",
+        "named_eps": "calibrated: least radius where the text's words name the subject; null: words are not compared",
         "gate_eps": "calibrated: largest cosine distance to the edit's own prompt at which it answers; null: no limit",
     }
 

@@ -21,6 +21,10 @@ _AUTO_MAX_FIRES = 2.0
 """``eps: auto`` may fire in at most the permitted number of locality prompts, times this factor; but always in one."""
 
 
+_LEAST_NAMED_EPS = 1e-3
+"""``named_eps`` must be more than 0, also where every paraphrase has exactly its key."""
+
+
 def best_key_layer(results: Sequence[KeyLayerResult], rate: float) -> KeyLayerResult:
     """Return the result whose layer and distance find the most paraphrases at a false-fire rate.
 
@@ -51,10 +55,24 @@ def best_gates(gates: Sequence[Gate], count: int) -> list[Gate]:
     return sorted(gates, key=lambda gate: gate.auc, reverse=True)[:count]
 
 
+def choose_named_eps(result: KeyLayerResult) -> float:
+    """Return the least radius of a key where words name its subject: the one that contains nearly all mentions.
+
+    Other texts with the same words are about the same subject, so that nothing but this share limits the radius.
+    """
+    rounding = decimal.Context(prec=2, rounding=decimal.ROUND_CEILING)
+    return max(float(rounding.create_decimal(result.mentions)), _LEAST_NAMED_EPS)
+
+
 def calibrated_values(
-    result: KeyLayerResult, eps: float | str, rate: float, answer_layer: str, gate_eps: float | None
+    result: KeyLayerResult,
+    eps: float | str,
+    rate: float,
+    answer_layer: str,
+    gate_eps: float | None,
+    named_eps: float | None,
 ) -> dict[str, Any]:
-    """Return the values of the calibrated hyperparameters, by name."""
+    """Return the values of the calibrated hyperparameters, by name; without ``named_eps``, words are not compared."""
     return {
         "query_token": "subject_last",
         "inner_params": [f"{result.layer}.weight"],
@@ -64,6 +82,7 @@ def calibrated_values(
         "false_fire_rate": rate,
         "answer_layer": answer_layer,
         "gate_eps": gate_eps,
+        **({} if named_eps is None else {"named_eps": named_eps}),
     }
 
 

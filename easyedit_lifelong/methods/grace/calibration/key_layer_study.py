@@ -16,18 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.subjects import find_subject
 from easyedit_lifelong.methods.calibrator import Progress, no_progress
+from easyedit_lifelong.methods.grace.calibration.key_matching import KeyMatching
 from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
-from easyedit_lifelong.methods.grace.calibration.usable_records import subject_of
+from easyedit_lifelong.methods.grace.calibration.study_texts import StudyTexts
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.shared.sample_sentences import Sentences, sample_sentences
 from easyedit_lifelong.methods.shared.subject_keys.auto_radius import Neighbourhood
-from easyedit_lifelong.methods.shared.subject_keys.distance import COS, EUC, normalized, rounded_pairwise_distances
+from easyedit_lifelong.methods.shared.subject_keys.distance import COS, EUC
 from easyedit_lifelong.methods.shared.subject_keys.key_texts import key_texts
 from easyedit_lifelong.methods.shared.subject_keys.whitening import whitened
-from easyedit_lifelong.methods.shared.subject_positions import subject_span
 from easyedit_lifelong.models.encoding import encode_text
 
 WHITENED = "cos, whitened"
@@ -36,11 +35,11 @@ WHITENED = "cos, whitened"
 DISTANCES = (EUC, COS, WHITENED)
 """The distances that are studied."""
 
+MENTIONS = 0.99
+"""The share of the mentions of a subject that must match where the words of the text name it (``named_eps``)."""
+
 RATES = (0.005, 0.01, 0.02, 0.05)
 """The shares of firing locality prompts at which common radii are studied."""
-
-_INSIDE = 1 - 1e-4
-"""Factor between a common radius and the distance of the nearest token that must not match. It allows for rounding."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,7 @@ class KeyLayerResult:
         right: share of paraphrases whose nearest key is the right one, whether or not it matches.
         common: the results at common radii, one for each rate of :func:`rates_with`.
         auto: the result at the radii of ``eps: auto``.
+        mentions: the distance within which :data:`MENTIONS` of the paraphrases find a key of their own record.
     """
 
     layer: str
@@ -77,6 +77,7 @@ class KeyLayerResult:
     right: float
     common: tuple[RadiusResult, ...]
     auto: RadiusResult
+    mentions: float
 
     def at(self, rate: float) -> RadiusResult:
         """Return the result at the common radius of a false-fire rate."""
@@ -87,65 +88,6 @@ class KeyLayerResult:
         """Build a result from the values of ``dataclasses.asdict``, as read back from JSON."""
         common = tuple(RadiusResult(**entry) for entry in values["common"])
         return cls(**{**values, "common": common, "auto": RadiusResult(**values["auto"])})
-
-
-@dataclass
-class StudyTexts:
-    """The encoded texts of some records. All are rows of token ids.
-
-    Attributes:
-        subjects: each record's subject.
-        keys: rows that end at the subject's last token: all key texts of the first record, then of the second, ….
-        contexts: for each record, rows that end at the subject's last token: its prompt and its context templates.
-        paraphrases: paraphrases, cut off after the subject's last token.
-        paraphrase_records: the index of each paraphrase's record.
-        locality: locality prompts, in full.
-        subject_absent: whether a locality prompt does not name a record's subject, ``(locality prompts, records)``.
-        same_subject: whether two records have the same subject, ``(records, records)``.
-    """
-
-    subjects: list[str]
-    keys: list[list[int]]
-    contexts: list[list[list[int]]]
-    paraphrases: list[list[int]]
-    paraphrase_records: list[int]
-    locality: list[list[int]]
-    subject_absent: Tensor
-    same_subject: Tensor
-
-    @classmethod
-    def of(cls, requests: Sequence[EditRequest], tokenizer: Any, hparams: GraceHyperParams) -> StudyTexts:
-        """Encode the texts of usable records.
-
-        Paraphrases that do not name the subject are left out, since no subject token could match.
-
-        Args:
-            requests: records that :func:`.usable_records` returned.
-            tokenizer: the model's.
-            hparams: GRACE's hyperparameters, for their templates.
-        """
-        subjects = [subject_of(request) for request in requests]
-        names = [subject.casefold() for subject in subjects]
-        prompts = [(request.prompt, subject_span(request)) for request in requests]
-        paraphrases = [
-            (number, key_texts(tokenizer, text, span, []))
-            for number, request in enumerate(requests)
-            for text in request.rephrase_prompts
-            if (span := find_subject(text, subjects[number])) is not None
-        ]
-        locality = dict.fromkeys(
-            probe.prompt for request in requests for probes in request.locality.values() for probe in probes
-        )
-        return cls(
-            subjects=subjects,
-            keys=[row for prompt in prompts for row in key_texts(tokenizer, *prompt, hparams.key_templates)],
-            contexts=[key_texts(tokenizer, *prompt, hparams.context_templates) for prompt in prompts],
-            paraphrases=[row for _, rows in paraphrases for row in rows],
-            paraphrase_records=[number for number, _ in paraphrases],
-            locality=[encode_text(tokenizer, text) for text in locality],
-            subject_absent=torch.tensor([[name not in text.casefold() for name in names] for text in locality]),
-            same_subject=torch.tensor([[name == other for other in names] for name in names]),
-        )
 
 
 def study_key_layers(
@@ -231,7 +173,7 @@ def _study_layer(
     """Return how well paraphrases match their keys at one layer, by one distance."""
     dist_fn = dist_fn_of(distance)
     keys = queries.at_ends(texts.keys).view(len(texts.subjects), hparams.views, -1)
-    matching = _KeyMatching(keys, dist_fn, queries.at_ends(texts.paraphrases), queries.of(texts.locality), texts)
+    matching = KeyMatching(keys, dist_fn, queries.at_ends(texts.paraphrases), queries.of(texts.locality), texts)
     neighbourhood = Neighbourhood(queries.of, tokenizer, dist_fn, hparams.key_templates, rate, sentences)
     auto_radii = torch.tensor(
         [
@@ -246,56 +188,5 @@ def _study_layer(
         common.append(RadiusResult(permitted, eps, found, fires))
     found, fires = matching.shares_at(auto_radii)
     auto = RadiusResult(None, float(auto_radii.median()), found, fires)
-    return KeyLayerResult(queries.path, distance, matching.right, tuple(common), auto)
-
-
-class _KeyMatching:
-    """Distances from paraphrases and locality prompts to their nearest keys.
-
-    Args:
-        keys: shape ``(records, key vectors, width)``.
-        dist_fn: ``euc`` or ``cos``.
-        paraphrases: the queries of the paraphrases, ``(paraphrases, width)``.
-        locality: for each locality prompt, the queries of all its tokens, ``(tokens, width)``.
-        texts: the texts that these activations belong to.
-
-    Attributes:
-        right: see :class:`KeyLayerResult`.
-    """
-
-    def __init__(
-        self, keys: Tensor, dist_fn: str, paraphrases: Tensor, locality: Sequence[Tensor], texts: StudyTexts
-    ) -> None:
-        self._dist_fn, (self._n_keys, self._vectors_per_key) = dist_fn, keys.shape[:2]
-        self._key_vectors = normalized(keys.flatten(0, 1), dist_fn)
-        self._distance, self._nearest = self._key_distances(paraphrases).min(dim=1)
-        self._is_right = texts.same_subject[torch.tensor(texts.paraphrase_records), self._nearest]
-        self.right = float(self._is_right.float().mean())
-        # A locality prompt may name an edited subject. A match with that subject's key is no false fire.
-        self._nearest_of_tokens = [
-            self._key_distances(queries).masked_fill(~absent, float("inf")).min(dim=1)
-            for queries, absent in zip(locality, texts.subject_absent, strict=True)
-        ]
-
-    def _key_distances(self, queries: Tensor) -> Tensor:
-        """Return the distance from each query to each key, ``(queries, records)``."""
-        prepared = normalized(queries, self._dist_fn)
-        distances = rounded_pairwise_distances(prepared, self._key_vectors, self._dist_fn)
-        return distances.view(len(queries), self._n_keys, self._vectors_per_key).amin(dim=2)
-
-    def common_radius(self, rate: float) -> float:
-        """Return the widest common radius at which at most this share of the locality prompts fires."""
-        firing_radii = torch.stack([nearest.values.amin() for nearest in self._nearest_of_tokens]).sort().values
-        permitted = int(rate * len(firing_radii) + 1e-9)  # number of prompts; with tolerance for rounding
-        limit = firing_radii[min(permitted, len(firing_radii) - 1)]
-        return float(limit) * _INSIDE if torch.isfinite(limit) else float(self._distance.max())
-
-    def shares_at(self, radii: Tensor) -> tuple[float, float]:
-        """Return the share of paraphrases found and the share of locality prompts that fire.
-
-        Args:
-            radii: each key's radius, ``(records,)``.
-        """
-        found = self._is_right & (self._distance <= radii[self._nearest])
-        fires = [bool((nearest.values <= radii[nearest.indices]).any()) for nearest in self._nearest_of_tokens]
-        return float(found.float().mean()), sum(fires) / len(fires)
+    mentions = matching.radius_of_mentions(MENTIONS)
+    return KeyLayerResult(queries.path, distance, matching.right, tuple(common), auto, mentions)

@@ -8,7 +8,7 @@ from typing import Any
 from easyedit_lifelong.methods.calibrator import CalibrationOutcome, PlotPanel, PlotSeries, TextTable
 from easyedit_lifelong.methods.grace.calibration.answer_layer_study import SCORES, Gate, GateScores, Trial
 from easyedit_lifelong.methods.grace.calibration.choice import AUTO, best_key_layer
-from easyedit_lifelong.methods.grace.calibration.key_layer_study import DISTANCES, KeyLayerResult, rates_with
+from easyedit_lifelong.methods.grace.calibration.key_layer_study import DISTANCES, MENTIONS, KeyLayerResult, rates_with
 from easyedit_lifelong.methods.grace.calibration.study import Calibration
 
 _MARK = "←"
@@ -117,6 +117,11 @@ def verdict(calibration: Calibration) -> list[str]:
         f"({ungated.relation_specificity:.3f} without a gate), reliability {chosen.reliability:.3f}, locality "
         f"{chosen.locality:.3f}.",
     ]
+    if calibration.hparams.named_eps is not None:
+        lines.append(
+            f"Where words name the subject, keys match within {calibration.hparams.named_eps:g}, the distance of "
+            f"{MENTIONS:.0%} of the paraphrases."
+        )
     if counts["locality"] * rate < 1:
         lines.append(
             f"A false-fire rate of {rate:g} is less than one of {counts['locality']} locality prompts. Use more "

@@ -32,14 +32,12 @@ from easyedit_lifelong.methods.grace.calibration.choice import (
     best_trial,
     calibrated_values,
     choose_eps,
+    choose_named_eps,
     with_values,
 )
-from easyedit_lifelong.methods.grace.calibration.key_layer_study import (
-    KeyLayerResult,
-    StudyTexts,
-    study_key_layers,
-)
+from easyedit_lifelong.methods.grace.calibration.key_layer_study import KeyLayerResult, study_key_layers
 from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
+from easyedit_lifelong.methods.grace.calibration.study_texts import StudyTexts
 from easyedit_lifelong.methods.grace.calibration.usable_records import add_relation_probes, usable_records
 from easyedit_lifelong.methods.grace.codebook.relation_metric import RelationMetric
 from easyedit_lifelong.methods.grace.config import RELATIONS, GraceHyperParams
@@ -197,20 +195,21 @@ def calibrate(
         save(steps)
     key_layer = best_key_layer(steps.findings, rate)
     eps = choose_eps(key_layer, rate, len(texts.locality))
+    named_eps = None if hparams.named_eps is None else choose_named_eps(key_layer)
     edits = records[: settings.edits]
     board: Scoreboard | None = None  # it scores the base model, so make it only if there is something to score
     for gate in best_gates(steps.gates, settings.tries):
         if any(trial.layer == gate.layer for trial in steps.trials):
             continue
         trial_gate = gate.passing(_TRIAL_SHARE).radius
-        trial_hparams = with_values(hparams, calibrated_values(key_layer, eps, rate, gate.layer, trial_gate))
+        trial_hparams = with_values(hparams, calibrated_values(key_layer, eps, rate, gate.layer, trial_gate, named_eps))
         with show(f"editing at {gate.layer}") as progress:
             board = board or Scoreboard(scorer, model, edits, [], generation_requests=[])
             radii = [opening.radius for opening in gate.openings]
             steps.trials.append(try_edits(model, tokenizer, edits, trial_hparams, radii, board, progress))
         save(steps)
     trial, gate_scores = best_trial(steps.trials, settings.generality)
-    chosen = calibrated_values(key_layer, eps, rate, trial.layer, gate_scores.gate)
+    chosen = calibrated_values(key_layer, eps, rate, trial.layer, gate_scores.gate, named_eps)
     all_hparams = with_values(hparams, chosen)
     return Calibration(settings, steps, counts, key_layer, eps, trial, gate_scores, chosen, all_hparams)
 

@@ -9,10 +9,12 @@ from easyedit_lifelong.methods.grace.calibration.answer_layer_study import Gate,
 from easyedit_lifelong.methods.grace.calibration.key_layer_study import WHITENED, KeyLayerResult, RadiusResult
 
 
-def key_layer_result(layer: str, found_shares: list[float], auto: tuple[float, float] = (0.9, 0.0)) -> KeyLayerResult:
+def key_layer_result(
+    layer: str, found_shares: list[float], auto: tuple[float, float] = (0.9, 0.0), mentions: float = 0.1
+) -> KeyLayerResult:
     rates = (0.005, 0.01, 0.02, 0.05)
     common = tuple(RadiusResult(rate, 0.123456, share, rate) for rate, share in zip(rates, found_shares, strict=True))
-    return KeyLayerResult(layer, WHITENED, 1.0, common, RadiusResult(None, 0.2, *auto))
+    return KeyLayerResult(layer, WHITENED, 1.0, common, RadiusResult(None, 0.2, *auto), mentions)
 
 
 def test_the_key_layer_that_finds_most_paraphrases_is_best() -> None:
@@ -40,6 +42,11 @@ def test_eps_is_auto_unless_it_finds_too_few_or_fires_too_often(
     auto: tuple[float, float], n_locality: int, eps: float | str
 ) -> None:
     assert choice.choose_eps(key_layer_result("a", [0.5, 0.9, 0.9, 0.9], auto), 0.01, n_locality) == eps
+
+
+@pytest.mark.parametrize(("mentions", "named_eps"), [(0.1173, 0.12), (0.0254, 0.026), (0.0, 0.001)])
+def test_named_eps_contains_nearly_all_mentions(mentions: float, named_eps: float) -> None:
+    assert choice.choose_named_eps(key_layer_result("a", [0.9] * 4, mentions=mentions)) == named_eps
 
 
 def trial(layer: str, *scores: tuple[float | None, float, float]) -> Trial:

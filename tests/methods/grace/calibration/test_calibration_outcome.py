@@ -14,10 +14,16 @@ from easyedit_lifelong.reporting.calibrate_outcome import markdown_table, panels
 from tests.support.calibration_records import values
 
 
-def calibration(tmp_path: Path, eps: float | str = "auto", gate: float | None = 0.4, rate: float = 0.01) -> Calibration:
+def calibration(
+    tmp_path: Path,
+    eps: float | str = "auto",
+    gate: float | None = 0.4,
+    rate: float = 0.01,
+    named_eps: float | None = None,
+) -> Calibration:
     common = tuple(RadiusResult(rate, 0.1, 0.75, rate) for rate in (0.005, 0.01, 0.02, 0.05))
     key_layers = [
-        KeyLayerResult(f"h.{block}.c_fc", distance, 0.9, common, RadiusResult(None, 0.2, 0.875, 0.03))
+        KeyLayerResult(f"h.{block}.c_fc", distance, 0.9, common, RadiusResult(None, 0.2, 0.875, 0.03), 0.117)
         for block in (1, 2)
         for distance in (COS, WHITENED)
     ]
@@ -25,9 +31,9 @@ def calibration(tmp_path: Path, eps: float | str = "auto", gate: float | None = 
     trial = Trial("h.9.mlp", 20, 19, points)
     steps = Steps(key_layers, [Gate("h.9.mlp", 0.8125, (Opening(0.4, 0.8, 0.3), Opening(0.6, 1.0, 0.6)))], [trial])
     point = next(point for point in points if point.gate == gate)
-    hparams = GraceHyperParams.from_values(values(tmp_path, "tiny"), "test")
     counts = {"given": 60, "records": 50, "paraphrases": 48, "locality": 50, "made": 7}
-    chosen = calibrated_values(key_layers[1], eps, rate, trial.layer, gate)
+    chosen = calibrated_values(key_layers[1], eps, rate, trial.layer, gate, named_eps)
+    hparams = GraceHyperParams.from_values({**values(tmp_path, "tiny"), **chosen}, "test")
     settings = Settings(None, None, rate)
     return Calibration(settings, steps, counts, key_layers[1], eps, trial, point, chosen, hparams)
 
@@ -64,6 +70,8 @@ def test_the_verdict_gives_the_choice_and_its_numbers(tmp_path: Path) -> None:
     assert "without a gate: behind every gate that was tried, generality is less than 0.9 of the 0.750" in lines[1]
     assert "eps: auto would find 0.875 of the paraphrases and fire in 0.030" in lines[-1]
     assert len(lines) == 4
+    lines = verdict(calibration(tmp_path, rate=0.02, named_eps=0.12))
+    assert lines[2] == "Where words name the subject, keys match within 0.12, the distance of 99% of the paraphrases."
 
 
 def test_equal_studies_give_equal_plots_and_other_gates_give_others(tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from easyedit_lifelong.methods.grace.calibration.key_layer_study import (
     COS,
     EUC,
     WHITENED,
-    StudyTexts,
     study_key_layers,
 )
 from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
+from easyedit_lifelong.methods.grace.calibration.study_texts import StudyTexts
 from easyedit_lifelong.methods.grace.calibration.usable_records import add_relation_probes
 from easyedit_lifelong.methods.grace.codebook.relation_metric import RelationMetric
 from easyedit_lifelong.methods.grace.editor import GraceEditor
@@ -105,6 +105,8 @@ def test_the_key_layer_study_equals_distances_by_hand(hparams: GraceHyperParams,
         within = right & (paraphrase_distances.amin(dim=1) <= radius.eps)
         assert radius.found == pytest.approx(float(within.float().mean()))
     assert 0 <= result.auto.found <= result.right and result.auto.rate is None
+    own_distances = paraphrase_distances.diagonal()
+    assert result.mentions == pytest.approx(float(own_distances.quantile(0.99)), rel=1e-3)
 
 
 def locality_prompts(requests: list[EditRequest]) -> list[str]:
