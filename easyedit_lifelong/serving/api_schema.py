@@ -50,8 +50,10 @@ def streamed(chunk: str) -> dict[int | str, dict[str, Any]]:
     """
     schema = {
         "type": "string",
-        "description": f"Server-sent events: lines `data: {{…}}` with a {chunk} or an Error. After the last chunk, there "
-        "is a line `data: [DONE]`.",
+        "description": (
+            f"Server-sent events: lines `data: {{…}}` with a {chunk} or an Error. After the last chunk, there is a "
+            "line `data: [DONE]`."
+        ),
         "x-event-schema": {"anyOf": [{"$ref": f"{_COMPONENTS}{name}"} for name in (chunk, "Error")]},
     }
     description = "The answers; with `stream: true`, their pieces."

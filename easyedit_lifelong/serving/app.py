@@ -29,6 +29,8 @@ def create_app(engine: Engine, settings: ServerSettings, metrics: Metrics) -> Ap
         title="easyedit-lifelong serve",
         version=__version__,
         description="A language model whose edits change while it answers.",
+        docs_url=None,  # FastAPI's pages load scripts from the internet; page_api has another
+        redoc_url=None,
     )
     served = Served(engine, settings, metrics)
     app.state.served = served
