@@ -21,6 +21,7 @@ from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparam
 
 if TYPE_CHECKING:
     from easyedit_lifelong.serving.edit_log import EditLog
+    from easyedit_lifelong.serving.graceful_server import GracefulServer
 
 EXAMPLE = "easyedit-lifelong serve --hparams GRACE/smollm2-135m --edits served-edits --port 8000"
 API_KEY, EDIT_KEY = "EASYEDIT_LIFELONG_API_KEY", "EASYEDIT_LIFELONG_EDIT_KEY"
@@ -97,15 +98,20 @@ def run(arguments: argparse.Namespace) -> int:
                 server = http_server(engine, settings, metrics, write_error)
                 print_line(console, f"{live.name} with {method.name}, {_version_text(log)}: {url_of(listening)}")
                 server.run(sockets=[listening])
+        write_error(_end_text(server, log))  # the signal is ignored by the process that started this one
     except KeyboardInterrupt:
         if server is not None:
-            unanswered = server.unanswered
-            answered = f"unanswered requests: {unanswered}" if unanswered else "every request is answered"
-            arguments.interrupted = f"stopped; {answered}. {log.path} has {_version_text(log)}"
+            arguments.interrupted = _end_text(server, log)
         raise
     finally:
         log.close()
     return 0
+
+
+def _end_text(server: GracefulServer, log: EditLog) -> str:
+    """Return what is said when the server has ended."""
+    answered = f"unanswered requests: {server.unanswered}" if server.unanswered else "every request is answered"
+    return f"stopped; {answered}. {log.path} has {_version_text(log)}"
 
 
 def _version_text(log: EditLog) -> str:

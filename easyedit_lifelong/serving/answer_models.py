@@ -216,7 +216,9 @@ class Version(_Answer):
     object: Literal["version"]
     version: int
     action: Action = Field(description="What made the version; `base` is version 0.")
-    edits: list[str] = Field(description="The ids of the edits that the action added or removed.")
+    edits: list[str] = Field(
+        description="The ids of the added edits; of a deletion or a rollback, of the removed ones."
+    )
     count: int = Field(description="How many edits the version has.")
     who: str = Field(description="The name of the key.")
     time: str = Field(description="ISO 8601, UTC; empty for version 0.")

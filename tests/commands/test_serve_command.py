@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -13,10 +14,13 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
 from easyedit_lifelong.commands import serve
 from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.serving.edit_log import EditLog
+from easyedit_lifelong.serving.graceful_server import GracefulServer
+from easyedit_lifelong.serving.server import open_socket
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = "easyedit-lifelong: "
@@ -37,11 +41,17 @@ def hparams(tmp_path: Path, checkpoint: Path) -> Path:
 class Process:
     """A server in another process."""
 
-    def __init__(self, *options: object, keys: str = "") -> None:
+    def __init__(self, *options: object, keys: str = "", ignores_interrupts: bool = False) -> None:
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
         env |= {serve.API_KEY: keys, serve.EDIT_KEY: keys}
         command = [sys.executable, "-m", "easyedit_lifelong.commands.main", "serve", *map(str, options)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        # A process inherits ignored signals. The tests may have been started by a shell that ignores interrupts.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignores_interrupts else signal.SIG_DFL)
+        try:
+            self.process = subprocess.Popen(command, env=env, **pipes)
+        finally:
+            signal.signal(signal.SIGINT, before)
         assert self.process.stdout is not None
         self.line = self.process.stdout.readline()
         self.url = self.line.split()[-1] if self.line else ""
@@ -136,6 +146,50 @@ def test_a_second_interrupt_stops_at_once_and_edits_stay(tmp_path: Path, hparams
             assert "data: [DONE]" not in list(lines)
     with contextlib.closing(EditLog(tmp_path / "edits")) as log:
         assert log.ids_at(log.present.number) == ["edit-1"]
+
+
+def test_a_server_that_a_script_runs_in_the_background_says_the_same(tmp_path: Path, hparams: Path) -> None:
+    options = ["--hparams", hparams, "--edits", tmp_path / "edits", "--port", 0]
+    server = Process(*options, ignores_interrupts=True)  # as shells start commands with &
+    try:
+        httpx.get(server.url + "/healthz", timeout=60).raise_for_status()
+    finally:
+        code, errors = server.end(signal.SIGINT)
+    assert (code, messages(errors)) == (
+        0,
+        [
+            "SIGINT: no request is being answered, so the server ends",
+            f"stopped; every request is answered. {tmp_path / 'edits'} has version 0, 0 edits",
+        ],
+    )
+
+
+def test_requests_that_take_too_long_are_counted() -> None:
+    reports: list[str] = []
+
+    async def app(_: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(60)
+
+    async def run() -> int:
+        config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
+        server = GracefulServer(config, reports.append)
+        with open_socket("127.0.0.1", 0) as listening:
+            serving = asyncio.ensure_future(server._serve([listening]))
+            while not server.started:
+                await asyncio.sleep(0.01)
+            _, writer = await asyncio.open_connection(*listening.getsockname())
+            writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            while not server.server_state.tasks:
+                await asyncio.sleep(0.01)
+            server.handle_exit(signal.SIGTERM, None)
+            await serving
+            writer.close()
+        return server.unanswered
+
+    assert asyncio.run(run()) == 1
+    assert reports == [
+        "SIGTERM: 1 request is being answered; the server ends after that. Press Ctrl-C again to stop at once"
+    ]
 
 
 @pytest.mark.parametrize(
