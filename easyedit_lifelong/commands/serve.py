@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from easyedit_lifelong.commands.option_types import count, positive_float, positive_int
 from easyedit_lifelong.commands.run_options import add_model_arguments
@@ -15,7 +16,12 @@ from easyedit_lifelong.commands.saved_edits import edits_text
 from easyedit_lifelong.errors import PluginError
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.terminal import Console
+from easyedit_lifelong.reporting.terminal_text import write_error
 from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams, replace_hparams
+
+if TYPE_CHECKING:
+    from easyedit_lifelong.serving.edit_log import EditLog
+    from easyedit_lifelong.serving.graceful_server import GracefulServer
 
 EXAMPLE = "easyedit-lifelong serve --hparams GRACE/smollm2-135m --edits served-edits --port 8000"
 API_KEY, EDIT_KEY = "EASYEDIT_LIFELONG_API_KEY", "EASYEDIT_LIFELONG_EDIT_KEY"
@@ -82,21 +88,35 @@ def run(arguments: argparse.Namespace) -> int:
     check_servable(method)
     if arguments.log_prompts:
         logging.getLogger("easyedit_lifelong.serving").setLevel(logging.INFO)
-    console, metrics = Console(), Metrics()
+    console, metrics, server = Console(), Metrics(), None
     log = EditLog(arguments.edits.expanduser())
     try:
         with open_socket(arguments.host, arguments.port) as listening:
             live = LiveModel(*load_model_for(hparams), hparams, method, log)
             sizes = {"max_waiting": arguments.max_waiting, "max_rows": arguments.max_batch}
             with running_engine(live, metrics, **sizes) as engine:
-                server = http_server(engine, settings, metrics)
-                version = log.present
-                edits = f"version {version.number}, {edits_text(version.count)}"
-                print_line(console, f"{live.name} with {method.name}, {edits}: {url_of(listening)}")
+                server = http_server(engine, settings, metrics, write_error)
+                print_line(console, f"{live.name} with {method.name}, {_version_text(log)}: {url_of(listening)}")
                 server.run(sockets=[listening])
+        write_error(_end_text(server, log))  # the signal is ignored by the process that started this one
+    except KeyboardInterrupt:
+        if server is not None:
+            arguments.interrupted = _end_text(server, log)
+        raise
     finally:
         log.close()
     return 0
+
+
+def _end_text(server: GracefulServer, log: EditLog) -> str:
+    """Return what is said when the server has ended."""
+    answered = f"unanswered requests: {server.unanswered}" if server.unanswered else "every request is answered"
+    return f"stopped; {answered}. {log.path} has {_version_text(log)}"
+
+
+def _version_text(log: EditLog) -> str:
+    """Return the present version and its number of edits as text."""
+    return f"version {log.present.number}, {edits_text(log.present.count)}"
 
 
 def _keys(given: list[str], variable: str) -> list[str]:

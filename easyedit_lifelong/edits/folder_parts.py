@@ -161,9 +161,14 @@ def method_of(name: str, where: object) -> EditMethod:
         raise PluginError(f"{where}: {error}") from error
 
 
-def provenance(model: Any) -> dict[str, Any]:
-    """Return the entries of an index that describe the model, the time and the package versions."""
-    return _provenance(model_label(model), base_fingerprint(model))
+def provenance(model: Any, fingerprint: str | None = None) -> dict[str, Any]:
+    """Return the entries of an index that describe the model, the time and the package versions.
+
+    Args:
+        model: the model.
+        fingerprint: the fingerprint of its unedited weights, if the caller knows it.
+    """
+    return _provenance(model_label(model), fingerprint or base_fingerprint(model))
 
 
 def _provenance(model: str, fingerprint: str) -> dict[str, Any]:

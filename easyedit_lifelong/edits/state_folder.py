@@ -80,7 +80,9 @@ class StateFolder:
         """Return whether a model carries edits of the method."""
         return bool(self._store.history(model))
 
-    def save(self, model: Any, folder: Path, case_ids: Sequence[int | str] = ()) -> None:
+    def save(
+        self, model: Any, folder: Path, case_ids: Sequence[int | str] = (), fingerprint: str | None = None
+    ) -> None:
         """Make a folder hold the edits of a model: write new steps, and delete steps that were rolled back.
 
         Steps that the folder holds already are not written again.
@@ -89,6 +91,7 @@ class StateFolder:
             model: the model; if it has no edits, no folder is made.
             folder: the folder; made if it does not exist.
             case_ids: not used: the steps name their cases.
+            fingerprint: the fingerprint of the model's unedited weights, if the caller knows it. None: it is computed.
 
         Raises:
             RunError: the folder can't be written, or the model carries edits that one folder can't hold.
@@ -111,7 +114,7 @@ class StateFolder:
             if not history:
                 (folder / INDEX).unlink()
             elif not written.count:
-                self._write_index(model, folder, hparams)
+                self._write_index(model, folder, hparams, fingerprint)
             if not written.no_further_steps:
                 for number in range(len(history) + 1, step_count(folder) + 1):
                     step_file(folder, number).unlink(missing_ok=True)
@@ -177,10 +180,12 @@ class StateFolder:
         steps, digest = read_steps(folder, saved_hparams, case_ids)
         return _SavedState(path, model_name, fingerprint, settings, steps, digest)
 
-    def _write_index(self, model: Any, folder: Path, hparams: Mapping[str, Any] | None) -> None:
+    def _write_index(
+        self, model: Any, folder: Path, hparams: Mapping[str, Any] | None, fingerprint: str | None
+    ) -> None:
         """Write the index, and delete the files of a state that version 0.1 wrote."""
         part = {"method": self._method, "hparams": hparams}
-        write_index(folder, STEPS_VERSION, {**provenance(model), "parts": [part]})
+        write_index(folder, STEPS_VERSION, {**provenance(model, fingerprint), "parts": [part]})
         if isinstance(self._store, OldStateReader):
             for pattern in self._store.old_state_files:
                 for path in folder.glob(pattern):

@@ -269,8 +269,9 @@ class EditMethod:
         check_requests: ``check_requests(model, tok, hparams, requests)`` raises a :class:`DataError` that names
             the record and the field if the method cannot edit a request. The loops call it before they start.
         prepare: ``prepare(model, tok, hparams, progress)`` computes what the method needs once per model, such as
-            second moments, and stores it. The loops call it after all checks, before the first edit; its time is not
-            counted as editing. ``progress(done, total)``, if not None, is called to show progress.
+            second moments, and stores it or keeps it in memory. The loops call it after all checks, before the first
+            edit; its time is not counted as editing. ``progress(done, total)``, if not None, is called to show
+            progress.
         state: saves and loads the edits of a run, for methods without an appendable edit store.
         edits: saves and loads edits; if it is an :class:`AppendableEditStore`, runs resume from it.
         counts: ``counts(model)`` returns sizes of an edited model's state by name, such as ``n_keys``. They are

@@ -15,9 +15,11 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
+from easyedit_lifelong.serving import answer_models as answers
 from easyedit_lifelong.serving.answer_shapes import AnswerShape, ChatShape, CompletionShape
 from easyedit_lifelong.serving.api_errors import ApiError, api_error_of
 from easyedit_lifelong.serving.api_models import MAX_ANSWERS, ChatRequest, CompletionRequest, SamplingFields
+from easyedit_lifelong.serving.api_schema import streamed
 from easyedit_lifelong.serving.engine import GenerationJob
 from easyedit_lifelong.serving.generation import Row, Sampling
 from easyedit_lifelong.serving.guard import VERSION_HEADER
@@ -32,22 +34,22 @@ _LISTED_VERSIONS = 100
 _DEFAULT_COMPLETION, _DEFAULT_CHAT = 16, 256
 
 
-@router.get("/models")
-async def list_models(served: Asks) -> dict[str, Any]:
+@router.get("/models", response_model=answers.ModelList)
+async def list_models(served: Asks) -> Response:
     """List the model, with and without its edits, and as of the latest versions."""
     latest = range(served.version, max(served.version - _LISTED_VERSIONS, 0), -1)
     names = [served.name, f"{served.name}@base", *(f"{served.name}@v{number}" for number in latest)]
-    return {"object": "list", "data": [_model(name) for name in names]}
+    return JSONResponse({"object": "list", "data": [_model(name) for name in names]})
 
 
-@router.get("/models/{name:path}")
-async def get_model(name: str, served: Asks) -> dict[str, Any]:
+@router.get("/models/{name:path}", response_model=answers.Model)
+async def get_model(name: str, served: Asks) -> Response:
     """Return one model."""
     served.version_of(name)
-    return _model(name)
+    return JSONResponse(_model(name))
 
 
-@router.post("/completions")
+@router.post("/completions", response_model=answers.Completion, responses=streamed("CompletionChunk"))
 async def complete(request: Request, body: CompletionRequest, served: Asks) -> Response:
     """Continue one or several prompts."""
     prompts = [await run_in_threadpool(served.encoder.encode, prompt) for prompt in body.prompts()]
@@ -56,7 +58,7 @@ async def complete(request: Request, body: CompletionRequest, served: Asks) -> R
     return await _answer(request, served, body, _Question(prompts, limit, body.logprobs), shape)
 
 
-@router.post("/chat/completions")
+@router.post("/chat/completions", response_model=answers.ChatCompletion, responses=streamed("ChatCompletionChunk"))
 async def chat(request: Request, body: ChatRequest, served: Asks) -> Response:
     """Answer a chat."""
     messages = [message.plain() for message in body.messages]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi.responses import JSONResponse, PlainTextResponse
 
+from easyedit_lifelong.serving import answer_models as answers
 from easyedit_lifelong.serving import answers_api, edits_api, page_api
 from easyedit_lifelong.serving.api_errors import install_error_handlers
 from easyedit_lifelong.serving.api_schema import Api
@@ -26,6 +29,8 @@ def create_app(engine: Engine, settings: ServerSettings, metrics: Metrics) -> Ap
         title="easyedit-lifelong serve",
         version=__version__,
         description="A language model whose edits change while it answers.",
+        docs_url=None,  # FastAPI's pages load scripts from the internet; page_api has another
+        redoc_url=None,
     )
     served = Served(engine, settings, metrics)
     app.state.served = served
@@ -34,14 +39,18 @@ def create_app(engine: Engine, settings: ServerSettings, metrics: Metrics) -> Ap
     app.include_router(edits_api.router)
     app.include_router(page_api.router)
 
-    @app.get("/healthz", tags=["server"])
+    broken: dict[int | str, dict[str, Any]] = {
+        503: {"model": answers.Health, "description": "The edits could not be loaded again."}
+    }
+
+    @app.get("/healthz", tags=["server"], response_model=answers.Health, responses=broken)
     async def health() -> JSONResponse:
         """Tell whether the server can answer. Needs no key."""
         usable = engine.live.usable
         content = {"status": "ok" if usable else "broken", "version": served.version, "waiting": engine.waiting}
         return JSONResponse(content, 200 if usable else 503)
 
-    @app.get("/v1/metrics", tags=["server"])
+    @app.get("/v1/metrics", tags=["server"], response_class=PlainTextResponse)
     async def read_metrics(served: Asks) -> PlainTextResponse:
         """Return counters and histograms in Prometheus' text format."""
         gauges = {

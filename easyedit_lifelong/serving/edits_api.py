@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.evaluation.chat_requests import in_chat_form
+from easyedit_lifelong.serving import answer_models as answers
 from easyedit_lifelong.serving.api_errors import ApiError
 from easyedit_lifelong.serving.api_models import EditBodies, EditBody, ExplainBody, RollbackBody
 from easyedit_lifelong.serving.edit_errors import NoSuchEditError
@@ -28,7 +29,7 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 Offset = Annotated[int, Query(ge=0, lt=2**31)]
 
 
-@router.post("/edits", status_code=201)
+@router.post("/edits", status_code=201, response_model=answers.AddedEdit | answers.AddedEdits)
 async def add_edits(body: EditBodies, access: Edits) -> Response:
     """Edit one fact, or a list of facts: all of them or none. The list makes one version.
 
@@ -52,7 +53,7 @@ async def add_edits(body: EditBodies, access: Edits) -> Response:
     return _answer(content, added.version.number, 201)
 
 
-@router.get("/edits")
+@router.get("/edits", response_model=answers.EditList)
 async def list_edits(
     served: Asks, limit: Limit = 100, offset: Offset = 0, version: Annotated[int | None, Query(ge=0)] = None
 ) -> Response:
@@ -63,15 +64,15 @@ async def list_edits(
     return _answer({"object": "list", "version": number, "total": len(ids), "data": data}, number)
 
 
-@router.get("/edits/{edit_id}")
-async def get_edit(edit_id: str, served: Asks) -> dict[str, Any]:
+@router.get("/edits/{edit_id}", response_model=answers.Edit)
+async def get_edit(edit_id: str, served: Asks) -> Response:
     """Return an edit, also one that has been removed (`live` is false then)."""
     if edit_id not in served.log.edits:
         raise NoSuchEditError(f"edit {edit_id!r} does not exist")
-    return _edit(served, edit_id, live=edit_id in served.log.ids_at(served.version))
+    return JSONResponse(_edit(served, edit_id, live=edit_id in served.log.ids_at(served.version)))
 
 
-@router.delete("/edits/{edit_id}")
+@router.delete("/edits/{edit_id}", response_model=answers.DeletedEdit)
 async def delete_edit(edit_id: str, access: Edits) -> Response:
     """Remove an edit, as if it had never been made. The others stay. The answer comes when that is on disk."""
     served, who = access
@@ -79,7 +80,7 @@ async def delete_edit(edit_id: str, access: Edits) -> Response:
     return _answer({"object": "edit", "id": edit_id, "deleted": True, "version": version.number}, version.number)
 
 
-@router.post("/edits/rollback")
+@router.post("/edits/rollback", response_model=answers.Version)
 async def roll_back(body: RollbackBody, access: Edits) -> Response:
     """Restore the edits of an earlier version, as a new version. The answer comes when that is on disk."""
     served, who = access
@@ -88,19 +89,16 @@ async def roll_back(body: RollbackBody, access: Edits) -> Response:
     return _answer(_version(version), version.number)
 
 
-@router.get("/versions")
-async def list_versions(served: Asks, limit: Limit = 100, offset: Offset = 0) -> dict[str, Any]:
+@router.get("/versions", response_model=answers.VersionList)
+async def list_versions(served: Asks, limit: Limit = 100, offset: Offset = 0) -> Response:
     """List the versions, the latest first: what made each of them, who, and when."""
     versions = served.log.versions[::-1]
-    return {
-        "object": "list",
-        "version": versions[0].number,
-        "total": len(versions),
-        "data": [_version(version) for version in versions[offset : offset + limit]],
-    }
+    data = [_version(version) for version in versions[offset : offset + limit]]
+    present = versions[0].number
+    return _answer({"object": "list", "version": present, "total": len(versions), "data": data}, present)
 
 
-@router.post("/explain")
+@router.post("/explain", response_model=answers.Explanation)
 async def explain_prompt(body: ExplainBody, served: Asks) -> Response:
     """Explain which edits act on a prompt or a chat, at which token and layer, and by which margin."""
     asked = served.version_of(served.name if body.model is None else body.model)

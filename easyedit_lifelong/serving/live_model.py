@@ -166,7 +166,7 @@ class LiveModel:
             texts = self._measured.texts(self.model, new)
             results = zip(requests, texts, strict=True)
             entries = [entry_of(request, answered[str(request.case_id)], text) for request, text in results]
-            self._state.save(self.model, self.log.state_folder(state))
+            self._state.save(self.model, self.log.state_folder(state), fingerprint=self._fingerprint)
             version = self.log.record_edits(entries, who, state)
         except BaseException:
             self._restore()
@@ -259,7 +259,7 @@ class LiveModel:
     ) -> Version:
         """Write the remaining edits to a new state folder, and record the new version."""
         state = self.log.new_state()
-        self._state.save(self.model, self.log.state_folder(state))
+        self._state.save(self.model, self.log.state_folder(state), fingerprint=self._fingerprint)
         version = self.log.record_removal(action, ids, remaining, who, state, to)
         self._answered = None
         return version

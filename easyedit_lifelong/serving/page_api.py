@@ -1,4 +1,7 @@
-"""The page at ``/``: plain HTML, CSS and JavaScript, which use the same routes as any client."""
+"""The pages at ``/`` and ``/docs``: plain HTML, CSS and JavaScript, which use the same routes as any client.
+
+They load nothing from other servers: a server that is reached in a network without internet shows them completely.
+"""
 
 from __future__ import annotations
 
@@ -41,3 +44,15 @@ async def style() -> Response:
 async def script() -> Response:
     """Return the script of the page."""
     return _file("page.js", "text/javascript")
+
+
+@router.get("/docs")
+async def documentation() -> Response:
+    """Return the page that shows the OpenAPI document."""
+    return _file("docs.html", "text/html")
+
+
+@router.get("/docs.js")
+async def documentation_script() -> Response:
+    """Return the script of the page that shows the OpenAPI document."""
+    return _file("docs.js", "text/javascript")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.serving.app import create_app
 from easyedit_lifelong.serving.engine import Engine
+from easyedit_lifelong.serving.graceful_server import GracefulServer
 from easyedit_lifelong.serving.live_model import LiveModel
 from easyedit_lifelong.serving.metrics import Metrics
 from easyedit_lifelong.serving.served import ServerSettings
@@ -60,13 +61,16 @@ def running_engine(
         engine.close()
 
 
-def http_server(engine: Engine, settings: ServerSettings, metrics: Metrics) -> uvicorn.Server:
+def http_server(
+    engine: Engine, settings: ServerSettings, metrics: Metrics, report: Callable[[str], None] = lambda line: None
+) -> GracefulServer:
     """Return a server for an engine, whose ``run(sockets=[…])`` serves until it is asked to end.
 
     Args:
         engine: the engine.
         settings: the settings.
         metrics: the metrics.
+        report: called with a line for the user when a signal asks the server to end.
     """
     config = uvicorn.Config(
         create_app(engine, settings, metrics),
@@ -76,4 +80,4 @@ def http_server(engine: Engine, settings: ServerSettings, metrics: Metrics) -> u
         timeout_graceful_shutdown=int(settings.timeout) + 1,
         lifespan="off",
     )
-    return uvicorn.Server(config)
+    return GracefulServer(config, report)

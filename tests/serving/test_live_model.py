@@ -9,15 +9,22 @@ from typing import Any
 import pytest
 
 from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.edits import folder_parts
+from easyedit_lifelong.edits.edits_folder import read_index
 from easyedit_lifelong.edits.state_folder import StateFolder
 from easyedit_lifelong.errors import DataError, PluginError, RunError
 from easyedit_lifelong.methods.base import EditMethod
+from easyedit_lifelong.methods.grace.subject import model_statistics
 from easyedit_lifelong.models import prompt_positions
+from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.serving.edit_errors import NoSuchEditError, NotRemovableError, NotServableError
 from easyedit_lifelong.serving.edit_log import EditLog
 from easyedit_lifelong.serving.measured_edits import MeasuredEdits
 from easyedit_lifelong.serving.servable import check_servable
+from tests.support.corpus import write_corpus
 from tests.support.served_models import fine_tuning, grace, live_model, logits, requests, same
+from tests.support.subject_edits import REQUESTS
+from tests.support.subject_edits import hparams as by_subject
 from tests.support.tiny_models import build_model, state_of
 
 HPARAMS = {"GRACE": grace, "FT-L": fine_tuning}
@@ -143,6 +150,29 @@ def test_a_model_that_could_not_be_restored_refuses_to_answer(tmp_path: Path, mo
         for use in (lambda: live.add(requests(1), "key"), lambda: live.at(1).__enter__(), lambda: live.explain("a", 1)):
             with pytest.raises(NotServableError, match="disk is gone"):
                 use()
+
+
+def test_no_edit_computes_statistics_of_the_model_after_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("computed again")
+
+    facts = [EditRequest.from_dict(request, "request") for request in REQUESTS[:4]]
+    with live_model(tmp_path / "edits", by_subject("late-relations", folder=write_corpus(tmp_path, 30))) as live:
+        for name in ("Neighbourhood", "whitening_for", "relation_metric_for"):
+            monkeypatch.setattr(model_statistics, name, fail)
+        monkeypatch.setattr(folder_parts, "base_fingerprint", fail)
+        live.add(facts[:1], "key")
+        live.add(facts[1:2], "key")
+        live.roll_back(0, "key")
+        live.add(facts[2:3], "key")
+        live.roll_back(2, "key")
+        live.add(facts[3:], "key")
+        live.delete("c3", "key")
+        assert live.log.ids_at(live.version) == ["c0", "c1"]
+        state = live.log.state_folder(live.log.present.state)
+        assert read_index(state)["model"]["fingerprint"] == model_fingerprint(build_model("llama"))
 
 
 def test_requests_are_checked_before_anything_changes(tmp_path: Path) -> None:

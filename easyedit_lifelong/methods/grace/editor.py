@@ -85,7 +85,7 @@ class GraceEditor(TrainedEdits):
             if hparams.named_eps is not None and isinstance(adaptor, AnswerLayerAdaptor):
                 adaptor.named_subjects = NamedSubjects(tokenizer, self.subjects_of_key, hparams.named_eps)
             self.adaptor = adaptor
-            self._subjects = SubjectEdits(model, self.path, layer, adaptor, self._passes)
+            self._subjects = SubjectEdits(model, layer, adaptor, self._passes)
         else:
             self.adaptor = GraceAdaptor(model, layer, hparams.replacement, hparams.query_token)
 

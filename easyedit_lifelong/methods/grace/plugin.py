@@ -18,7 +18,7 @@ from easyedit_lifelong.methods.grace.merge import merge
 from easyedit_lifelong.methods.grace.report import report_sections
 from easyedit_lifelong.methods.grace.search import SEARCH_SPACE
 from easyedit_lifelong.methods.grace.store import GraceRemoval, GraceStore
-from easyedit_lifelong.methods.grace.subject.prepare import prepare_statistics
+from easyedit_lifelong.methods.grace.subject.model_statistics import prepare_statistics
 
 _NO_WEIGHTS = (
     "GRACE's edits can't be put into plain weights: its codebook looks at how far a prompt is from each edited "

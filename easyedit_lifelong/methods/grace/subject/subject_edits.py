@@ -8,7 +8,6 @@ template. The value is trained on the prompt and on the context templates.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,22 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.errors import ModelError
-from easyedit_lifelong.methods.grace.config import RELATIONS, GraceHyperParams
-from easyedit_lifelong.methods.grace.subject.relation_prompts import relation_metric_for
+from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.methods.grace.subject.model_statistics import (
+    ModelStatistics,
+    check_padding,
+    needs_relation_metric,
+)
 from easyedit_lifelong.methods.grace.subject.request_texts import RequestTexts, encode_request_texts
 from easyedit_lifelong.methods.grace.subject.subject_layer import SubjectAdaptor
 from easyedit_lifelong.methods.grace.training.further_keys import first_part
 from easyedit_lifelong.methods.grace.training.layer_passes import LayerPasses
 from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
 from easyedit_lifelong.methods.shared.subject_keys.auto_radius import Neighbourhood, QueriesOf
-from easyedit_lifelong.methods.shared.subject_keys.whitening import whitening_for
 from easyedit_lifelong.models.capture import inputs_at
 from easyedit_lifelong.models.encoding import EncodedPair
-from easyedit_lifelong.models.padding import padding_changes_answers
 from easyedit_lifelong.models.runner import Runner
-
-LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,16 +54,16 @@ class SubjectEdits:
 
     Args:
         model: the model.
-        path: path of the key layer, whose inputs are looked up.
-        layer: the key layer.
+        layer: the key layer, whose inputs are looked up.
         adaptor: the adaptor on the layer that answers.
         passes: builds training passes with values at the layer that answers.
     """
 
-    def __init__(self, model: Any, path: str, layer: nn.Module, adaptor: SubjectAdaptor, passes: LayerPasses) -> None:
-        self._model, self._path, self._layer = model, path, layer
+    def __init__(self, model: Any, layer: nn.Module, adaptor: SubjectAdaptor, passes: LayerPasses) -> None:
+        self._model, self._layer = model, layer
         self._adaptor, self._passes = adaptor, passes
         self._neighbourhood: Neighbourhood | None = None
+        self._has_statistics = False
 
     def prepare(self, tokenizer: Any, requests: Sequence[EditRequest], hparams: GraceHyperParams) -> list[RequestTexts]:
         """Encode each request's training texts and key texts.
@@ -79,11 +77,7 @@ class SubjectEdits:
             DataError: a request can't be used; the message names the record and the field.
             ModelError: padding changes the model's answers, so that the texts of an edit can't be trained in one pass.
         """
-        if padding_changes_answers(self._model):
-            raise ModelError(
-                "query_token: subject_last trains an edit on several texts, padded on the left to one length, but "
-                f"padding changes the answers of {type(self._model).__name__}. Use prompt_last."
-            )
+        check_padding(self._model)
 
         def encode(request: EditRequest, text: str) -> EncodedPair:
             return self._passes.encode(tokenizer, request, hparams, text)
@@ -105,10 +99,9 @@ class SubjectEdits:
             CovarianceError: the second moments for whitening aren't available.
             ModelError: the inputs of the key layer or the answer layer can't be read, or can't be whitened.
         """
+        if not self._has_statistics:
+            self._get_statistics(tokenizer, hparams)
         runner = Runner(self._model, tokenizer)
-        if hparams.whiten and self._adaptor.whitening is None:
-            LOG.info("%s: getting the second moments that its inputs are whitened with", self._path)
-            self._adaptor.whitening = whitening_for(self._model, tokenizer, self._path, hparams)
 
         def queries_of(rows: Sequence[list[int]]) -> list[Tensor]:
             return [self._adaptor.queries(inputs) for inputs in inputs_at(runner, self._layer, rows)]
@@ -120,37 +113,41 @@ class SubjectEdits:
         value_pass = self._passes.build(self._adaptor, pairs, 1, pad, value_tokens)
         extras = [keys.new_empty(len(encoded), 0)]  # no columns, in case neither gates nor radii are stored
         if hparams.gate_eps is not None:
-            if hparams.gate_metric == RELATIONS and self._adaptor.relation_metric is None:
-                self._adaptor.relation_metric = relation_metric_for(self._model, tokenizer, hparams)
             texts_per_edit = len(encoded[0].texts)  # the first of them is the edit's own prompt
             extras.append(value_pass.query[::texts_per_edit].to(keys.device))
-        if hparams.eps == "auto":
-            extras.append(self._radii(tokenizer, encoded, keys, hparams, queries_of))
+        if self._neighbourhood is not None:
+            extras.append(_radii(self._neighbourhood, encoded, keys, queries_of))
         return SubjectBatch(value_pass, keys.flatten(1), torch.cat(extras, dim=1))
 
-    def _radii(
-        self,
-        tokenizer: Any,
-        encoded: Sequence[RequestTexts],
-        keys: Tensor,
-        hparams: GraceHyperParams,
-        queries_of: QueriesOf,
-    ) -> Tensor:
-        """Return each key's initial radius by ``eps: auto``, ``(edits, 1)``."""
-        if self._neighbourhood is None:
-            self._neighbourhood = Neighbourhood(
-                queries_of, tokenizer, hparams.dist_fn, hparams.key_templates, hparams.false_fire_rate
-            )
-        contexts = [
-            [text.pair.prompt[: text.subject_end + 1] for text in request_texts.texts if text.pair.target]
-            for request_texts in encoded
-        ]
-        subjects = [(request_texts.request.subject or "").strip() for request_texts in encoded]
-        radii = [
-            self._neighbourhood.radius(key, subject, context_queries)
-            for key, subject, context_queries in zip(keys, subjects, _last_queries(queries_of, contexts), strict=True)
-        ]
-        return torch.tensor(radii, device=keys.device).unsqueeze(1)
+    def _get_statistics(self, tokenizer: Any, hparams: GraceHyperParams) -> None:
+        """Get the model's statistics that the hyperparameters ask for. Those of loaded edits stay.
+
+        All edits of a codebook share the settings that determine the statistics.
+        """
+        statistics, adaptor = ModelStatistics(self._model, tokenizer, hparams), self._adaptor
+        if hparams.whiten and adaptor.whitening is None:
+            adaptor.whitening = statistics.whitening()
+        if needs_relation_metric(hparams) and adaptor.relation_metric is None:
+            adaptor.relation_metric = statistics.relation_metric()
+        if hparams.eps == "auto":
+            self._neighbourhood = statistics.neighbourhood(adaptor.whitening)
+        self._has_statistics = True
+
+
+def _radii(
+    neighbourhood: Neighbourhood, encoded: Sequence[RequestTexts], keys: Tensor, queries_of: QueriesOf
+) -> Tensor:
+    """Return each key's initial radius by ``eps: auto``, ``(edits, 1)``."""
+    contexts = [
+        [text.pair.prompt[: text.subject_end + 1] for text in request_texts.texts if text.pair.target]
+        for request_texts in encoded
+    ]
+    subjects = [(request_texts.request.subject or "").strip() for request_texts in encoded]
+    radii = [
+        neighbourhood.radius(key, subject, context_queries)
+        for key, subject, context_queries in zip(keys, subjects, _last_queries(queries_of, contexts), strict=True)
+    ]
+    return torch.tensor(radii, device=keys.device).unsqueeze(1)
 
 
 def _last_queries(queries_of: QueriesOf, rows_by_edit: Sequence[Sequence[list[int]]]) -> Tensor:

@@ -8,6 +8,7 @@ scaled down, to the average length of the others. This separates subjects as wel
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -52,7 +53,9 @@ def whitened(vectors: Tensor, basis: Tensor | None) -> Tensor:
     return vectors if basis is None else vectors - (vectors @ basis) @ basis.t()
 
 
-def whitening_for(model: Any, tokenizer: Any, path: str, hparams: Any) -> Tensor:
+def whitening_for(
+    model: Any, tokenizer: Any, path: str, hparams: Any, progress: Callable[[int, int], None] | None = None
+) -> Tensor:
     """Return the whitening matrix of a layer's inputs; see :func:`whitening_of`.
 
     The second moments are read from disk. If they are not there, they are collected in one pass over the corpus.
@@ -62,9 +65,10 @@ def whitening_for(model: Any, tokenizer: Any, path: str, hparams: Any) -> Tensor
         tokenizer: its tokenizer.
         path: path of the layer.
         hparams: name the corpus, how much of it to read, and the folder of the second moments.
+        progress: called with the number of tokens (or documents) read so far, and the total.
 
     Raises:
         CovarianceError: a stored file can't be used, or the corpus isn't available.
         ModelError: the layer is not a linear projection.
     """
-    return whitening_of(named_moments(model, tokenizer, [path], hparams)[path].moment)
+    return whitening_of(named_moments(model, tokenizer, [path], hparams, progress)[path].moment)
