@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import shlex
+import shutil
 import subprocess  # nosec B404 # runs this package
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from transformers.utils import logging as transformers_logging
 
 from easyedit_lifelong.commands.demo_folders import (
     DATA_NAME,
@@ -56,10 +60,19 @@ COMPARED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 """The hyperparameter files that are compared, each with other settings, by the name of their column and folder."""
 
+_EXPLANATION = (
+    "found: the token is within the radius of a key of the edit; so the subject is named.",
+    "gate: how much the question differs from the edited one, and the limit.",
+    "replaced: the value of the edit replaces a layer's output here. The answer follows.",
+)
+"""What the words of :func:`.explain` mean for GRACE by subject."""
+
 _BATCH_SIZE = 10
 _NEW_TOKENS = 8
 
-EXAMPLE = "easyedit-lifelong demo"
+_COMMAND = "easyedit-lifelong"
+
+EXAMPLE = f"{_COMMAND} demo"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         LifelongError: see :func:`run_short_demo` and :func:`.run_demo`.
     """
+    transformers_logging.disable_progress_bar()  # of the weights, which are loaded several times
     if arguments.full:
         run_demo(arguments.edits, arguments.out)
     else:
@@ -121,12 +135,13 @@ def run_short_demo(
     delete_folders(*folders.values())
     compare_methods(console, requests[:edits], hparams, folders)
     minutes, seconds = divmod(round(time.monotonic() - began), 60)
+    command = _COMMAND if shutil.which(_COMMAND) else "sh run.sh"
     print_line(
         console,
         f"\nDone in {minutes} min {seconds} s. Results are in {out}. Next:\n"
-        f"  easyedit-lifelong report {shlex.join(map(str, folders.values()))}\n"
-        f"  easyedit-lifelong generate --edits {shlex.quote(str(out / 'edits'))} --compare --prompt '...'\n"
-        "  easyedit-lifelong edit --help",
+        f"  {command} report {shlex.join(map(str, folders.values()))}\n"
+        f"  {command} generate --edits {shlex.quote(str(out / 'edits'))} --compare --prompt '...'\n"
+        f"  {command} edit --help",
     )
 
 
@@ -163,7 +178,9 @@ def correct_facts(console: Console, facts: Sequence[EditRequest], hparams: Any, 
         show_fact(console, fact, old, new)
     if other_facts_changed(facts, before, after):
         print_line(
-            console, "\nAnother fact about a subject has changed, too: gate_eps sets how wide the relation gate is."
+            console,
+            "\nAn edit has also changed another fact about its subject. The setting gate_eps\n"
+            "says how much a question may differ from the edited one (docs/grace-subject.md).",
         )
 
     console.print()
@@ -171,19 +188,20 @@ def correct_facts(console: Console, facts: Sequence[EditRequest], hparams: Any, 
     paraphrase = facts[0].rephrase_prompts[0]
     lines = str(explain(model, tokenizer, paraphrase)).splitlines()
     found = [line for line in lines[1:] if "found" in line or "replaced" in line]
-    print_line(console, "\n".join([f"{paraphrase} ...", lines[0], *found]))
+    print_line(console, "\n".join([f"{paraphrase} ...", lines[0], *found, *_EXPLANATION]))
 
     console.print()
     console.rule("4. Undo one edit, keep the others", align="left")
     undone, kept = facts[0], facts[1]
     rollback_case(model, undone.case_id)
     (answer, *_), *_ = _answers(model, tokenizer, [undone])
-    print_line(console, f"{undone.prompt} ...\n    {answer}")
+    print_line(console, f"Without case {undone.case_id}:\n{undone.prompt} ...\n    {answer}")
     save_edits(model, folder)
     print_line(console, f"The other two edits are in {folder}. A new process loads them and answers:")
     generate = ["generate", "--edits", str(folder), "--prompt", kept.prompt, "--max-new-tokens", str(_NEW_TOKENS)]
     command = [sys.executable, "-m", "easyedit_lifelong", *generate]
-    answered = subprocess.run(command, check=False)  # nosec B603 # no shell
+    environment = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    answered = subprocess.run(command, check=False, env=environment)  # nosec B603 # no shell
     if answered.returncode:
         raise RunError(f"{folder}: the new process ended with {answered.returncode}; its message is above")
 
@@ -201,6 +219,7 @@ def compare_methods(
     """
     console.print()
     console.rule(f"5. Three methods, {len(requests)} facts each", align="left")
+    print_line(console, "GRACE answers the edited prompts alone; the others answer paraphrases, too.")
     summaries = {}
     for name, method_hparams in hparams.items():
         print_line(console, f"{name}:")
