@@ -30,13 +30,15 @@ from easyedit_lifelong.data.samples import COUNTERFACT
 from easyedit_lifelong.edits import explain, rollback_case, save_edits
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.evaluation.unedited_answers import UneditedAnswers
 from easyedit_lifelong.models.load import load_model
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.demo_tables import comparison_table, other_facts_changed, related_prompts, show_fact
 from easyedit_lifelong.reporting.progress import count_progress, edit_progress
 from easyedit_lifelong.reporting.terminal import Console
-from easyedit_lifelong.runs.api import run_consecutive
+from easyedit_lifelong.runs.execute import run_experiment
+from easyedit_lifelong.runs.experiment import CONSECUTIVE, Experiment, Inputs
 from easyedit_lifelong.runs.hyperparameter_files import load_hparams
 
 FACTS = (46, 45, 62)
@@ -221,19 +223,18 @@ def compare_methods(
     console.rule(f"5. Three methods, {len(requests)} facts each", align="left")
     print_line(console, "GRACE answers the edited prompts alone; the others answer paraphrases, too.")
     summaries = {}
+    inputs, unedited_answers = Inputs(list(requests), name=DATA_NAME), UneditedAnswers()
     for name, method_hparams in hparams.items():
         print_line(console, f"{name}:")
         model, tokenizer = load_model(method_hparams.model_name)
         with edit_progress(console, len(requests)) as progress:
-            result = run_consecutive(
+            result = run_experiment(
+                Experiment(CONSECUTIVE, method_hparams, inputs, batch_size=_BATCH_SIZE),
                 model,
                 tokenizer,
-                requests,
-                method_hparams,
-                batch_size=_BATCH_SIZE,
-                out=folders[name],
+                folders[name],
                 progress=progress,
-                data_name=DATA_NAME,
+                unedited_answers=unedited_answers,
             )
         summaries[name] = result.summary
     comparison_table(console, summaries, "\nAll edits are kept; each method starts from the unedited model:")
