@@ -46,14 +46,19 @@ FACTS = (46, 45, 62)
 
 BY_SUBJECT = "by subject"
 
+_TOKENS = 2880
+"""The tokens that the model generates for its second moments. CoachHook reads the text of GRACE by subject again. The
+shipped files have 5,760 and 15,360 tokens; most of the time of a first edit is their generation."""
+
 COMPARED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "GRACE": ("GRACE/smollm2-135m", {}),
-    BY_SUBJECT: ("GRACE/smollm2-135m-subject", {}),
+    BY_SUBJECT: ("GRACE/smollm2-135m-subject", {"mom2_n_tokens": _TOKENS}),
     "CoachHook": (
         "CoachHook/smollm2-135m-codebook",
         {
-            # As many tokens as GRACE by subject has sampled: its text is read again. The shipped file has 15,360.
-            "mom2_n_tokens": 5760,
+            "mom2_n_tokens": _TOKENS,
+            # Larger steps: two thirds as many (docs/research/coachhook-speed.md). The shipped file has 0.5.
+            "v_lr": 2.0,
             # Three texts for each edit, where the shipped file has eight.
             "mention_templates": ["{subject}: {prompt}", "Let us talk about {subject}. It is simple. {prompt}"],
             "context_template_length_params": [],
@@ -79,7 +84,7 @@ EXAMPLE = f"{_COMMAND} demo"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the number of edits, the folder for the results, and the long form."""
-    parser.add_argument("--edits", type=positive_int, default=10, help="facts of the comparison (default 10)")
+    parser.add_argument("--edits", type=positive_int, default=20, help="facts of the comparison (default 20)")
     out = Path("runs/demo")
     parser.add_argument("--out", type=Path, default=out, help=f"folder for the results (default {out})")
     parser.add_argument(
@@ -169,7 +174,7 @@ def correct_facts(console: Console, facts: Sequence[EditRequest], hparams: Any, 
     console.rule("2. Correct three facts", align="left")
     method = get_plugins().methods.get(hparams.alg_name)
     if method.prepare is not None:
-        print_line(console, "Statistics of the model are computed once and stored.")
+        print_line(console, "Statistics of the model are computed once and stored (up to a minute).")
         with count_progress(console, "reading") as progress:
             method.prepare(model, tokenizer, hparams, progress)
     started = time.monotonic()
