@@ -68,9 +68,9 @@ COMPARED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 """The hyperparameter files that are compared, each with other settings, by the name of their column and folder."""
 
 _EXPLANATION = (
-    "found: the token is within the radius of a key of the edit; so the subject is named.",
+    "found: within the radius of a key of the edit; so its subject is named.",
     "gate: how much the question differs from the edited one, and the limit.",
-    "replaced: the value of the edit replaces a layer's output here. The answer follows.",
+    "replaced: here, the edit's value replaces a layer's output. The answer follows.",
 )
 """What the words of :func:`.explain` mean for GRACE by subject."""
 
@@ -204,7 +204,7 @@ def correct_facts(console: Console, facts: Sequence[EditRequest], hparams: Any, 
     (answer, *_), *_ = _answers(model, tokenizer, [undone])
     print_line(console, f"Without case {undone.case_id}:\n{undone.prompt} ...\n    {answer}")
     save_edits(model, folder)
-    print_line(console, f"The other two edits are in {folder}. A new process loads them and answers:")
+    print_line(console, f"The other two edits are in {folder}. A new process answers with them:")
     generate = ["generate", "--edits", str(folder), "--prompt", kept.prompt, "--max-new-tokens", str(_NEW_TOKENS)]
     command = [sys.executable, "-m", "easyedit_lifelong", *generate]
     environment = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
