@@ -57,8 +57,9 @@ COMPARED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         "CoachHook/smollm2-135m-codebook",
         {
             "mom2_n_tokens": _TOKENS,
-            # Larger steps: two thirds as many (docs/research/coachhook-speed.md). The shipped file has 0.5.
+            # Fewer steps, to a larger loss (docs/research/coachhook-speed.md). The shipped file has 0.5 and 0.1.
             "v_lr": 2.0,
+            "v_stop_loss": 0.2,
             # Three texts for each edit, where the shipped file has eight.
             "mention_templates": ["{subject}: {prompt}", "Let us talk about {subject}. It is simple. {prompt}"],
             "context_template_length_params": [],
