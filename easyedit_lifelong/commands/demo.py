@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import shlex
+import shutil
 import subprocess  # nosec B404 # runs this package
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from transformers.utils import logging as transformers_logging
 
 from easyedit_lifelong.commands.demo_folders import (
     DATA_NAME,
@@ -26,13 +30,15 @@ from easyedit_lifelong.data.samples import COUNTERFACT
 from easyedit_lifelong.edits import explain, rollback_case, save_edits
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.evaluation.unedited_answers import UneditedAnswers
 from easyedit_lifelong.models.load import load_model
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.demo_tables import comparison_table, other_facts_changed, related_prompts, show_fact
 from easyedit_lifelong.reporting.progress import count_progress, edit_progress
 from easyedit_lifelong.reporting.terminal import Console
-from easyedit_lifelong.runs.api import run_consecutive
+from easyedit_lifelong.runs.execute import run_experiment
+from easyedit_lifelong.runs.experiment import CONSECUTIVE, Experiment, Inputs
 from easyedit_lifelong.runs.hyperparameter_files import load_hparams
 
 FACTS = (46, 45, 62)
@@ -40,14 +46,20 @@ FACTS = (46, 45, 62)
 
 BY_SUBJECT = "by subject"
 
+_TOKENS = 2880
+"""The tokens that the model generates for its second moments. CoachHook reads the text of GRACE by subject again. The
+shipped files have 5,760 and 15,360 tokens; most of the time of a first edit is their generation."""
+
 COMPARED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "GRACE": ("GRACE/smollm2-135m", {}),
-    BY_SUBJECT: ("GRACE/smollm2-135m-subject", {}),
+    BY_SUBJECT: ("GRACE/smollm2-135m-subject", {"mom2_n_tokens": _TOKENS}),
     "CoachHook": (
         "CoachHook/smollm2-135m-codebook",
         {
-            # As many tokens as GRACE by subject has sampled: its text is read again. The shipped file has 15,360.
-            "mom2_n_tokens": 5760,
+            "mom2_n_tokens": _TOKENS,
+            # Fewer steps, to a larger loss (docs/research/coachhook-speed.md). The shipped file has 0.5 and 0.1.
+            "v_lr": 2.0,
+            "v_stop_loss": 0.2,
             # Three texts for each edit, where the shipped file has eight.
             "mention_templates": ["{subject}: {prompt}", "Let us talk about {subject}. It is simple. {prompt}"],
             "context_template_length_params": [],
@@ -56,15 +68,24 @@ COMPARED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 """The hyperparameter files that are compared, each with other settings, by the name of their column and folder."""
 
+_EXPLANATION = (
+    "found: within the radius of a key of the edit; so its subject is named.",
+    "gate: how much the question differs from the edited one, and the limit.",
+    "replaced: here, the edit's value replaces a layer's output. The answer follows.",
+)
+"""What the words of :func:`.explain` mean for GRACE by subject."""
+
 _BATCH_SIZE = 10
 _NEW_TOKENS = 8
 
-EXAMPLE = "easyedit-lifelong demo"
+_COMMAND = "easyedit-lifelong"
+
+EXAMPLE = f"{_COMMAND} demo"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the number of edits, the folder for the results, and the long form."""
-    parser.add_argument("--edits", type=positive_int, default=10, help="facts of the comparison (default 10)")
+    parser.add_argument("--edits", type=positive_int, default=20, help="facts of the comparison (default 20)")
     out = Path("runs/demo")
     parser.add_argument("--out", type=Path, default=out, help=f"folder for the results (default {out})")
     parser.add_argument(
@@ -80,6 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         LifelongError: see :func:`run_short_demo` and :func:`.run_demo`.
     """
+    transformers_logging.disable_progress_bar()  # of the weights, which are loaded several times
     if arguments.full:
         run_demo(arguments.edits, arguments.out)
     else:
@@ -121,12 +143,13 @@ def run_short_demo(
     delete_folders(*folders.values())
     compare_methods(console, requests[:edits], hparams, folders)
     minutes, seconds = divmod(round(time.monotonic() - began), 60)
+    command = _COMMAND if shutil.which(_COMMAND) else "sh run.sh"
     print_line(
         console,
         f"\nDone in {minutes} min {seconds} s. Results are in {out}. Next:\n"
-        f"  easyedit-lifelong report {shlex.join(map(str, folders.values()))}\n"
-        f"  easyedit-lifelong generate --edits {shlex.quote(str(out / 'edits'))} --compare --prompt '...'\n"
-        "  easyedit-lifelong edit --help",
+        f"  {command} report {shlex.join(map(str, folders.values()))}\n"
+        f"  {command} generate --edits {shlex.quote(str(out / 'edits'))} --compare --prompt '...'\n"
+        f"  {command} edit --help",
     )
 
 
@@ -152,7 +175,7 @@ def correct_facts(console: Console, facts: Sequence[EditRequest], hparams: Any, 
     console.rule("2. Correct three facts", align="left")
     method = get_plugins().methods.get(hparams.alg_name)
     if method.prepare is not None:
-        print_line(console, "Statistics of the model are computed once and stored.")
+        print_line(console, "Statistics of the model are computed once and stored (up to a minute).")
         with count_progress(console, "reading") as progress:
             method.prepare(model, tokenizer, hparams, progress)
     started = time.monotonic()
@@ -163,7 +186,9 @@ def correct_facts(console: Console, facts: Sequence[EditRequest], hparams: Any, 
         show_fact(console, fact, old, new)
     if other_facts_changed(facts, before, after):
         print_line(
-            console, "\nAnother fact about a subject has changed, too: gate_eps sets how wide the relation gate is."
+            console,
+            "\nAn edit has also changed another fact about its subject. The setting gate_eps\n"
+            "says how much a question may differ from the edited one (docs/grace-subject.md).",
         )
 
     console.print()
@@ -171,19 +196,20 @@ def correct_facts(console: Console, facts: Sequence[EditRequest], hparams: Any, 
     paraphrase = facts[0].rephrase_prompts[0]
     lines = str(explain(model, tokenizer, paraphrase)).splitlines()
     found = [line for line in lines[1:] if "found" in line or "replaced" in line]
-    print_line(console, "\n".join([f"{paraphrase} ...", lines[0], *found]))
+    print_line(console, "\n".join([f"{paraphrase} ...", lines[0], *found, *_EXPLANATION]))
 
     console.print()
     console.rule("4. Undo one edit, keep the others", align="left")
     undone, kept = facts[0], facts[1]
     rollback_case(model, undone.case_id)
     (answer, *_), *_ = _answers(model, tokenizer, [undone])
-    print_line(console, f"{undone.prompt} ...\n    {answer}")
+    print_line(console, f"Without case {undone.case_id}:\n{undone.prompt} ...\n    {answer}")
     save_edits(model, folder)
-    print_line(console, f"The other two edits are in {folder}. A new process loads them and answers:")
+    print_line(console, f"The other two edits are in {folder}. A new process answers with them:")
     generate = ["generate", "--edits", str(folder), "--prompt", kept.prompt, "--max-new-tokens", str(_NEW_TOKENS)]
     command = [sys.executable, "-m", "easyedit_lifelong", *generate]
-    answered = subprocess.run(command, check=False)  # nosec B603 # no shell
+    environment = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    answered = subprocess.run(command, check=False, env=environment)  # nosec B603 # no shell
     if answered.returncode:
         raise RunError(f"{folder}: the new process ended with {answered.returncode}; its message is above")
 
@@ -201,20 +227,20 @@ def compare_methods(
     """
     console.print()
     console.rule(f"5. Three methods, {len(requests)} facts each", align="left")
+    print_line(console, "GRACE answers the edited prompts alone; the others answer paraphrases, too.")
     summaries = {}
+    inputs, unedited_answers = Inputs(list(requests), name=DATA_NAME), UneditedAnswers()
     for name, method_hparams in hparams.items():
         print_line(console, f"{name}:")
         model, tokenizer = load_model(method_hparams.model_name)
         with edit_progress(console, len(requests)) as progress:
-            result = run_consecutive(
+            result = run_experiment(
+                Experiment(CONSECUTIVE, method_hparams, inputs, batch_size=_BATCH_SIZE),
                 model,
                 tokenizer,
-                requests,
-                method_hparams,
-                batch_size=_BATCH_SIZE,
-                out=folders[name],
+                folders[name],
                 progress=progress,
-                data_name=DATA_NAME,
+                unedited_answers=unedited_answers,
             )
         summaries[name] = result.summary
     comparison_table(console, summaries, "\nAll edits are kept; each method starts from the unedited model:")

@@ -21,6 +21,7 @@ from easyedit_lifelong.evaluation.answer_matching import (
 from easyedit_lifelong.evaluation.averages import RequestScores
 from easyedit_lifelong.evaluation.questions import Question, Questions, generation_questions
 from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.evaluation.unedited_answers import UneditedAnswers
 
 Measure = Callable[[str, str], float]
 """A measure of a generated text, given the text and the right answer."""
@@ -35,6 +36,7 @@ class GeneratedAnswers:
         requests: the requests that the unedited model answers.
         retention: held-out questions; at most as many of them are answered as requests, since generation is slow.
         f1: whether to compute F1 scores, too.
+        known: the unedited model's texts that are known already, and to which new ones are added; None for none.
 
     Attributes:
         unedited: the unedited model's text for each question.
@@ -42,12 +44,23 @@ class GeneratedAnswers:
     """
 
     def __init__(
-        self, scorer: Scorer, model: Any, requests: Sequence[EditRequest], retention: Sequence[Question], *, f1: bool
+        self,
+        scorer: Scorer,
+        model: Any,
+        requests: Sequence[EditRequest],
+        retention: Sequence[Question],
+        *,
+        f1: bool,
+        known: UneditedAnswers | None = None,
     ) -> None:
         self._scorer, self._f1 = scorer, f1
         requests = requests if scorer.generates_text else []
         self.retention = list(retention[: len(requests)]) if f1 else []
-        self.unedited = self._texts(model, generation_questions(requests) + self.retention)
+        questions = generation_questions(requests) + self.retention
+        if known is None:
+            self.unedited = self._texts(model, questions)
+        else:
+            self.unedited = known.texts(scorer, model, questions, lambda missing: self.answers(model, missing))
 
     def answers(self, model: Any, questions: Sequence[Question]) -> list[str]:
         """Generate a model's answers, each up to its natural stop or its limit of tokens.

@@ -27,6 +27,7 @@ from easyedit_lifelong.evaluation.success import SCORE, SUCCESS, success_scores
 from easyedit_lifelong.evaluation.tasks import task_named
 from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer
 from easyedit_lifelong.evaluation.text_scores import TextScores
+from easyedit_lifelong.evaluation.unedited_answers import UneditedAnswers
 
 _BEFORE = (
     "TRR",
@@ -73,6 +74,8 @@ class Scoreboard:
         capability: multiple-choice questions.
         carry_over: scores edits in the form in which they were not made; None for no such scores.
         self_consistency: scores what the model writes after its answers; None for no such scores.
+        unedited_answers: the unedited model's answers that other scoreboards have computed, and to which this one adds
+            its own; None to compute all of them.
 
     Attributes:
         scorer: the scorer that runs the model.
@@ -99,6 +102,7 @@ class Scoreboard:
         capability: Sequence[MultipleChoiceItem] = (),
         carry_over: CarryOver | None = None,
         self_consistency: SelfConsistency | None = None,
+        unedited_answers: UneditedAnswers | None = None,
     ) -> None:
         self.scorer, self.task = scorer, task_named(task)
         self.retention = [(probe.prompt, probe.answer) for probe in retention]
@@ -107,10 +111,11 @@ class Scoreboard:
         self._carry_over, self._self_consistency = carry_over, self_consistency
         self._capability = MultipleChoiceScores(scorer.tokenizer, model, capability)
         questions = Questions.about(requests).all() + compared_questions(requests) + self.retention
-        self.unedited = self._forced(model, questions)
+        known = unedited_answers
+        self.unedited = self._forced(model, questions) if known is None else known.forced(scorer, model, questions)
         generation_requests = requests if generation_requests is None else generation_requests
         f1 = self.task.measure is None
-        self.generated = GeneratedAnswers(scorer, model, generation_requests, self.retention, f1=f1)
+        self.generated = GeneratedAnswers(scorer, model, generation_requests, self.retention, f1=f1, known=known)
 
     def success(self, model: Any, requests: Sequence[EditRequest]) -> list[RequestScores]:
         """Return each request's scores on its own prompt only (for ES, right after its edit)."""

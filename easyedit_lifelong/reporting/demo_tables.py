@@ -12,7 +12,7 @@ from rich.text import Text
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.reporting.console_tables import answer_table, plain_table
+from easyedit_lifelong.reporting.console_tables import answer_table, plain_table, print_line
 
 _NEW_TOKENS = 8
 _ROWS = {
@@ -31,6 +31,13 @@ _LABELS = {
     "generation_match_word": "… whole words",
     "generation_match_rephrase": "… after paraphrases",
 }
+_LEGEND = """
+ES, ERR: shares of the targets' tokens that the model gives at the edited
+prompts, right after an edit and at the end. generality: the same for
+paraphrases. locality: share of the answers' tokens about other subjects that
+stay. TRR: share of the right answers' tokens for facts that are not edited.
+generation_match: share of free answers that begin with the target.
+docs/metrics.md has all of them."""
 _ANOTHER_FACT = "another fact"
 
 
@@ -78,7 +85,8 @@ def show_fact(console: Console, request: EditRequest, before: Sequence[str], aft
         before: the answers of the unedited model.
         after: the answers of the edited model.
     """
-    console.print(f"\n{request.subject}: {request.ground_truth} -> {request.target_new}", highlight=False, markup=False)
+    edit = f"{request.subject}: {request.ground_truth} -> {request.target_new} (case {request.case_id})"
+    console.print(f"\n{edit}", highlight=False, markup=False)
     block = Table.grid(padding=(0, 2))
     for (prompt, kind), old, new in zip(related_prompts(request), before, after, strict=True):
         block.add_row(Text(f"  {kind}"), Text(f"{prompt} ..."))
@@ -106,7 +114,7 @@ def other_facts_changed(
 
 
 def comparison_table(console: Console, summaries: Mapping[str, Mapping[str, Any]], title: str) -> None:
-    """Print the scores of several runs on the same facts, with a column for each run.
+    """Print the scores of several runs on the same facts, with a column for each run, and what the scores mean.
 
     Args:
         console: the console.
@@ -130,6 +138,7 @@ def comparison_table(console: Console, summaries: Mapping[str, Mapping[str, Any]
     if any(summary["n_failed"] for summary in summaries.values()):
         table.add_row("edits that failed", "", *(str(summary["n_failed"]) for summary in summaries.values()), "")
     console.print(table)
+    print_line(console, _LEGEND)
 
 
 def _score(scores: Mapping[str, float], name: str | None) -> str:

@@ -14,6 +14,7 @@ from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.self_consistency import SelfConsistency
+from easyedit_lifelong.evaluation.unedited_answers import UneditedAnswers
 from easyedit_lifelong.hparams_files import hparams_defaults
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.plugins import get_plugins
@@ -41,6 +42,7 @@ def run_experiment(
     *,
     resume: bool = False,
     progress: Progress | None = None,
+    unedited_answers: UneditedAnswers | None = None,
 ) -> RunResult:
     """Plan an experiment, read its data and execute it on a loaded model.
 
@@ -51,6 +53,7 @@ def run_experiment(
         out: folder for the run's files.
         resume: whether to continue the run in ``out``.
         progress: receives what the run reports while it works.
+        unedited_answers: the unedited model's answers from other runs, and to which this run adds its own.
 
     Returns:
         The run's result.
@@ -59,10 +62,19 @@ def run_experiment(
         LifelongError: a setting, the data or the model cannot be used.
     """
     plan = make_plan(experiment, out, resume)
-    return execute(plan, read_inputs(experiment, plan.seed), model, tokenizer, progress)
+    inputs = read_inputs(experiment, plan.seed)
+    return execute(plan, inputs, model, tokenizer, progress, unedited_answers=unedited_answers)
 
 
-def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Progress | None = None) -> RunResult:
+def execute(
+    plan: Plan,
+    inputs: Inputs,
+    model: Any,
+    tokenizer: Any,
+    progress: Progress | None = None,
+    *,
+    unedited_answers: UneditedAnswers | None = None,
+) -> RunResult:
     """Execute a plan: check the data, open the folder, edit and score, and write the summary.
 
     Args:
@@ -71,6 +83,7 @@ def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Pr
         model: the model, unedited; it is edited in place.
         tokenizer: its tokenizer.
         progress: receives what the run reports while it works.
+        unedited_answers: see :func:`run_experiment`.
 
     Returns:
         The run's result.
@@ -90,7 +103,7 @@ def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Pr
         if folder is not None:
             stack.callback(folder.close)
         began = time.perf_counter()
-        board = make_scoreboard(plan, model, scorer, checked)
+        board = make_scoreboard(plan, model, scorer, checked, unedited_answers=unedited_answers)
         harness = HarnessResults(plan.experiment.lm_eval, folder, resume=plan.resume)
         harness.evaluate(BEFORE, model, tokenizer)
         judged = judged_answers(plan.experiment.judge, folder)
@@ -141,7 +154,13 @@ def _open_folder(plan: Plan, config: dict[str, Any]) -> RunFolder | None:
 
 
 def make_scoreboard(
-    plan: Plan, model: Any, scorer: Scorer, checked: CheckedData, *, generates: bool = True
+    plan: Plan,
+    model: Any,
+    scorer: Scorer,
+    checked: CheckedData,
+    *,
+    generates: bool = True,
+    unedited_answers: UneditedAnswers | None = None,
 ) -> Scoreboard:
     """Return the scoreboard of a run, which scores the unedited model.
 
@@ -151,6 +170,7 @@ def make_scoreboard(
         scorer: the scorer that runs the model.
         checked: the run's data.
         generates: whether answers are generated.
+        unedited_answers: see :func:`run_experiment`.
     """
     sample = plan.schedule.sample
     generation_requests: list[EditRequest] | None = None if generates else []
@@ -175,6 +195,7 @@ def make_scoreboard(
         capability=checked.inputs.capability,
         carry_over=carry_over,
         self_consistency=self_consistency,
+        unedited_answers=unedited_answers,
     )
 
 
