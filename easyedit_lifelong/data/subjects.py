@@ -1,8 +1,20 @@
-"""Find a subject in a text."""
+"""Find a subject in a text, and recognise one that names nothing."""
 
 from __future__ import annotations
 
 import re
+
+_FUNCTION_WORDS = frozenset(
+    """
+    a an the this that these those
+    i you he she it we they me him her us them my your his its our their
+    who whom whose what which when where why how
+    about after as at before by during for from in into like of off on onto out over since than through to under until
+    up with without
+    and but if nor or so while
+    am are be been being can could did do does had has have is may might must not shall should was were will would
+    """.split()
+)
 
 Span = tuple[int, int]
 """Start and end of a part of a text, in characters."""
@@ -17,6 +29,11 @@ def find_subject(text: str, subject: str) -> Span | None:
     spans = [match.span() for match in re.finditer(re.escape(subject), text)]
     of_whole_words = [span for span in spans if _is_whole_words(text, span)]
     return (of_whole_words or spans)[-1] if spans else None
+
+
+def is_function_word(subject: str) -> bool:
+    """Whether a subject is a single English function word, such as "In": it occurs in texts about anything."""
+    return subject.strip().casefold() in _FUNCTION_WORDS
 
 
 def _is_whole_words(text: str, span: Span) -> bool:

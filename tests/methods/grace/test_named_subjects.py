@@ -143,3 +143,13 @@ def test_saved_edits_need_the_tokenizer_to_be_loaded(tmp_path: Path) -> None:
 def test_without_an_answer_layer_words_cant_be_compared() -> None:
     with pytest.raises(HyperParameterError, match="named_eps: needs answer_layer"):
         hparams_for("llama", "simple", named_eps=0.4)
+
+
+def test_a_function_word_is_no_subject_so_the_prompt_takes_its_place(caplog: pytest.LogCaptureFixture) -> None:
+    fact = {"case_id": 0, "prompt": "the old moon made", "subject": "the", "target_new": "cheese"}
+    model, _, _ = edited("llama", "late", [fact], named_eps=0.4)
+    assert "(case 0), field 'subject': 'the' occurs in texts about anything" in caplog.text
+    unedited, other = build_model("llama"), "the France moon made"
+    assert answer(model, fact["prompt"]) == "cheese"
+    assert torch.equal(model(**ids_of(other)).logits, unedited(**ids_of(other)).logits)
+    assert layer_of(model, fact["prompt"]).answered_by == 0

@@ -8,6 +8,8 @@ template. The value is trained on the prompt and on the context templates.
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.data.subjects import is_function_word
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.subject.model_statistics import (
     ModelStatistics,
@@ -31,6 +34,8 @@ from easyedit_lifelong.methods.shared.subject_keys.auto_radius import Neighbourh
 from easyedit_lifelong.models.capture import inputs_at
 from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.runner import Runner
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,9 @@ class SubjectEdits:
     def prepare(self, tokenizer: Any, requests: Sequence[EditRequest], hparams: GraceHyperParams) -> list[RequestTexts]:
         """Encode each request's training texts and key texts.
 
+        If a subject is a function word, such as "In", its key would match in texts about anything. Then the prompt
+        takes its place: the edit answers where the prompt's own words are.
+
         Args:
             tokenizer: the model's.
             requests: the requests.
@@ -82,7 +90,8 @@ class SubjectEdits:
         def encode(request: EditRequest, text: str) -> EncodedPair:
             return self._passes.encode(tokenizer, request, hparams, text)
 
-        return [encode_request_texts(tokenizer, request, hparams, encode) for request in requests]
+        found = [_with_telling_subject(request) for request in requests]
+        return [encode_request_texts(tokenizer, request, hparams, encode) for request in found]
 
     def batch(
         self, tokenizer: Any, encoded: Sequence[RequestTexts], hparams: GraceHyperParams, pad: int
@@ -132,6 +141,19 @@ class SubjectEdits:
         if hparams.eps == "auto":
             self._neighbourhood = statistics.neighbourhood(adaptor.whitening)
         self._has_statistics = True
+
+
+def _with_telling_subject(request: EditRequest) -> EditRequest:
+    """Return a request whose subject is its prompt if the given one is a function word; else the request."""
+    if request.subject is None or not is_function_word(request.subject):
+        return request
+    LOG.warning(
+        "%s, field 'subject': %r occurs in texts about anything, so the edit is found by its whole prompt. To find it "
+        "in paraphrases, name the entity that the fact is about.",
+        request.where,
+        request.subject.strip(),
+    )
+    return dataclasses.replace(request, subject=request.question.strip())
 
 
 def _radii(
