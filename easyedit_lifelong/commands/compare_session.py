@@ -11,6 +11,7 @@ from typing import Any
 from easyedit_lifelong.commands.report import PAGE, write_report
 from easyedit_lifelong.commands.run_session import load_model_for
 from easyedit_lifelong.errors import reason_of
+from easyedit_lifelong.evaluation.unedited_answers import UneditedAnswers
 from easyedit_lifelong.reporting.comparison_console import print_tables
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.progress import edit_progress
@@ -52,7 +53,7 @@ def run_and_compare(comparison: MethodComparison, out: Path, resume: bool = Fals
 def _run_methods(console: Console, plan: ComparisonPlan) -> dict[str, str]:
     """Run the methods that aren't finished; return the reasons of those that failed, by label."""
     pending = [run for run in plan.runs if not run.finished]
-    loaded = None
+    loaded, unedited_answers = None, UneditedAnswers()
     if pending:
         loaded = load_model_for(pending[0].plan.hparams)
         plan = check_on_model(plan, *loaded)
@@ -68,7 +69,7 @@ def _run_methods(console: Console, plan: ComparisonPlan) -> dict[str, str]:
         state = "continues" if run.begun else "starts"
         print_line(console, f"{title}: {state}; {len(plan.inputs.requests)} edits, batches of {run.plan.batch_size}")
         try:
-            summary = _run_method(console, run, plan.inputs, loaded)
+            summary = _run_method(console, run, plan.inputs, loaded, unedited_answers)
         except Exception as error:  # whatever goes wrong in one method must not stop the others
             LOG.debug("%s failed", run.label, exc_info=True)
             failures[run.label] = reason_of(error)
@@ -81,7 +82,13 @@ def _run_methods(console: Console, plan: ComparisonPlan) -> dict[str, str]:
     return failures
 
 
-def _run_method(console: Console, run: ComparedRun, inputs: Inputs, loaded: tuple[Any, Any] | None) -> dict[str, Any]:
+def _run_method(
+    console: Console,
+    run: ComparedRun,
+    inputs: Inputs,
+    loaded: tuple[Any, Any] | None,
+    unedited_answers: UneditedAnswers,
+) -> dict[str, Any]:
     """Run one method and return its summary.
 
     Args:
@@ -90,10 +97,11 @@ def _run_method(console: Console, run: ComparedRun, inputs: Inputs, loaded: tupl
         inputs: the data.
         loaded: the unedited model and its tokenizer; None to load them. Every method gets a model that no other method
             has edited.
+        unedited_answers: the unedited model's answers, which all methods share.
     """
     model, tokenizer = loaded or load_model_for(run.plan.hparams)
     with edit_progress(console, len(inputs.requests)) as progress:
-        return execute(run.plan, inputs, model, tokenizer, progress).summary
+        return execute(run.plan, inputs, model, tokenizer, progress, unedited_answers=unedited_answers).summary
 
 
 def _report(console: Console, plan: ComparisonPlan, failures: dict[str, str]) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 
-_FUNCTION_WORDS = frozenset(
-    """
-    a an the this that these those
-    i you he she it we they me him her us them my your his its our their
-    who whom whose what which when where why how
-    about after as at before by during for from in into like of off on onto out over since than through to under until
-    up with without
-    and but if nor or so while
-    am are be been being can could did do does had has have is may might must not shall should was were will would
-    """.split()
-)
+_WORDS = """
+a an the this that these those
+i you he she it we they me him her us them my your his its our their
+who whom whose what which when where why how
+about after as at before by during for from in into like of off on onto out over since than through to under until
+up with without
+and but if nor or so while
+am are be been being can could did do does had has have is may might must not shall should was were will would
+"""
+_FUNCTION_WORDS = frozenset(_WORDS.split())
+"""Articles, pronouns, interrogatives, prepositions, conjunctions and auxiliaries."""
 
 Span = tuple[int, int]
 """Start and end of a part of a text, in characters."""

@@ -15,6 +15,7 @@ import yaml
 from easyedit_lifelong import hookimpl
 from easyedit_lifelong.commands import compare_session
 from easyedit_lifelong.errors import ModelError
+from easyedit_lifelong.evaluation.unedited_answers import UneditedAnswers
 from easyedit_lifelong.hyperparams import PluginHyperParams
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.plugins import get_plugins
@@ -174,6 +175,23 @@ def test_a_comparison_that_is_older_than_a_hyperparameter_continues(compare_cli:
     assert compare_cli.run()[0] == 0
 
 
+def test_the_unedited_model_answers_each_question_for_all_methods_once(
+    compare_cli: CompareCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    forced = UneditedAnswers.forced
+
+    def counting_forced(answers: UneditedAnswers, scorer: Any, model: Any, questions: Any) -> Any:
+        known = len(answers._forced)
+        result = forced(answers, scorer, model, questions)
+        asked.append(len(answers._forced) - known)
+        return result
+
+    monkeypatch.setattr(UneditedAnswers, "forced", counting_forced)
+    assert compare_cli.run()[0] == 0
+    assert asked[0] > 0 and asked[1:] == [0]
+
+
 @pytest.mark.parametrize("moment", ["between the methods", "in the second method"])
 def test_a_killed_comparison_continues_and_ends_like_an_uninterrupted_one(
     compare_cli: CompareCommand, monkeypatch: pytest.MonkeyPatch, moment: str
@@ -183,13 +201,13 @@ def test_a_killed_comparison_continues_and_ends_like_an_uninterrupted_one(
     class Kill(BaseException):
         """No ``except Exception`` handles it."""
 
-    def killed_execute(plan: Any, inputs: Any, model: Any, tokenizer: Any, progress: Any) -> Any:
+    def killed_execute(plan: Any, inputs: Any, model: Any, tokenizer: Any, progress: Any, **options: Any) -> Any:
         if plan.hparams.eps != 5.0:
-            return execute(plan, inputs, model, tokenizer, progress)
+            return execute(plan, inputs, model, tokenizer, progress, **options)
         if moment == "between the methods":
             raise Kill
         progress.edited = lambda *_: (_ for _ in ()).throw(Kill)  # after the first edit is on disk
-        return execute(plan, inputs, model, tokenizer, progress)
+        return execute(plan, inputs, model, tokenizer, progress, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(compare_session, "execute", killed_execute)
@@ -222,7 +240,7 @@ def test_a_method_that_fails_is_reported_and_the_others_run(compare_cli: Compare
 def test_a_comparison_in_which_every_method_fails_has_no_page(
     compare_cli: CompareCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare_session, "execute", lambda *_: 1 / 0)
+    monkeypatch.setattr(compare_session, "execute", lambda *_, **__: 1 / 0)
     code, out, _ = compare_cli.run()
     assert code == 1
     assert "near failed: ZeroDivisionError" in out and "far failed: ZeroDivisionError" in out
