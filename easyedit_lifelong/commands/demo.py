@@ -60,8 +60,8 @@ COMPARED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
             # Fewer steps, to a larger loss (docs/research/coachhook-speed.md). The shipped file has 0.5 and 0.1.
             "v_lr": 2.0,
             "v_stop_loss": 0.2,
-            # Three texts for each edit, where the shipped file has eight.
-            "mention_templates": ["{subject}: {prompt}", "Let us talk about {subject}. It is simple. {prompt}"],
+            # Two texts for each edit, where the shipped file has eight.
+            "mention_templates": ["{subject}: {prompt}"],
             "context_template_length_params": [],
         },
     ),
