@@ -138,12 +138,14 @@ def _stored_query(number: Any, queries: Tensor | None, keys: Tensor) -> Tensor |
 
     Raises:
         IndexError: there is no such query.
-        ValueError: queries and keys have different shapes.
+        ValueError: queries and keys have different shapes, or queries are no floating-point numbers.
     """
     if number is None:
         return None
     if queries is None or type(number) is not int or not 0 <= number < len(queries):
         raise IndexError(f"query {number!r} of {0 if queries is None else len(queries)}")
-    if queries.shape[1:] != keys.shape[1:]:
-        raise ValueError(f"queries of shape {tuple(queries.shape)}, keys of {tuple(keys.shape)}")
+    if queries.shape[1:] != keys.shape[1:] or not queries.is_floating_point():
+        raise ValueError(
+            f"queries of shape {tuple(queries.shape)} and type {queries.dtype}, keys of {tuple(keys.shape)}"
+        )
     return queries[number]
