@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.data.subjects import is_function_word
 from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
 from easyedit_lifelong.methods.locate_edit.facts import encode_fact
 from easyedit_lifelong.methods.locate_edit.templates import PLAIN
 from easyedit_lifelong.methods.weight_updates.check import check_projections, find_named, model_error
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.load import context_length
+
+LOG = logging.getLogger(__name__)
 
 
 def check_model(model: Any, tokenizer: Any, hparams: LocateEditHyperParams) -> None:
@@ -41,7 +45,8 @@ def check_model(model: Any, tokenizer: Any, hparams: LocateEditHyperParams) -> N
 def check_requests(model: Any, tokenizer: Any, hparams: LocateEditHyperParams, requests: Sequence[EditRequest]) -> None:
     """Check each request by itself.
 
-    :meth:`.WeightEditor.check_batch` checks that the requests of a batch agree.
+    :meth:`.WeightEditor.check_batch` checks that the requests of a batch agree. A subject that is a function word, such
+    as "In", is reported as a warning.
 
     Raises:
         DataError: a request has no subject, its prompt does not contain its subject, or it is too long for the model.
@@ -51,3 +56,10 @@ def check_requests(model: Any, tokenizer: Any, hparams: LocateEditHyperParams, r
     reserved = max((length for length, _ in hparams.context_template_length_params), default=0) + 2
     for request in requests:
         encode_fact(tokenizer, request, PLAIN, hparams, context_length(model), reserved)
+        if hparams.fact_token != "last" and request.subject and is_function_word(request.subject):
+            LOG.warning(
+                "%s, field 'subject': %r occurs in texts about anything, and the edit acts where it occurs. Name the "
+                "entity that the fact is about.",
+                request.where,
+                request.subject.strip(),
+            )

@@ -12,7 +12,7 @@ from easyedit_lifelong.methods.locate_edit.check import check_requests
 from easyedit_lifelong.methods.locate_edit.facts import encode_fact
 from tests.support.byte_level import byte_level
 from tests.support.coachhook_edits import PLAIN, hparams_for
-from tests.support.tiny_models import build_tokenizer
+from tests.support.tiny_models import build_model, build_tokenizer
 
 
 def test_a_fact_at_the_last_token_needs_no_subject() -> None:
@@ -89,3 +89,12 @@ def test_each_group_of_contexts_has_the_same_weight_shared_by_its_rows() -> None
     assert fact.plain.weight == 0
     assert fact.essence is not None
     assert fact.essence.weight == 0
+
+
+@pytest.mark.parametrize(("subject", "warned"), [("the", True), ("France", False)])
+def test_a_function_word_as_a_subject_gets_a_warning(
+    subject: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = EditRequest(7, "the capital of France is", "Rome", subject)
+    check_requests(build_model("llama"), build_tokenizer(), hparams_for("llama"), [request])
+    assert ("case 7, field 'subject': 'the' occurs in texts about anything" in caplog.text) is warned
