@@ -69,5 +69,5 @@ class KeyMatching:
         return float(found.float().mean()), sum(fires) / len(fires)
 
     def radius_of_mentions(self, share: float) -> float:
-        """Return the radius within which a share of the paraphrases finds a key of its own record."""
+        """Return the radius in which a share of the paraphrases matches a key of the record that they rephrase."""
         return float(self._distance_to_own.quantile(share))

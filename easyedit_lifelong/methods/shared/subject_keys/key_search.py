@@ -143,20 +143,8 @@ class Search:
         self._update_projections(keys)
         inside = torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
         for rows in torch.arange(len(queries), device=queries.device).split(max(1, _PAIRS_AT_ONCE // len(keys))):
-            inside[rows] = self._within_any(queries[rows], keys, radii, slack[rows])
-        return inside
-
-    def _within_any(self, queries: Tensor, keys: Tensor, radii: Tensor, slack: Tensor) -> Tensor:
-        """Return the result of :meth:`within_any_radius` for one block of prepared queries."""
-        possible = self._squared_bounds(queries) <= self._squared_reach(radii, slack, keys.shape[1])
-        rows, columns = possible.nonzero(as_tuple=True)
-        if len(rows) <= _max_candidates(keys):
-            distances = distances_of_pairs(queries, keys, rows, columns, self._dist_fn)
-            within = distances <= radii[columns] + slack[rows]
-            return torch.zeros(len(queries), dtype=torch.long, device=rows.device).index_add(0, rows, within.long()) > 0
-        inside = torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
-        for row in possible.any(dim=1).nonzero().flatten().tolist():
-            inside[row] = self._is_within_any(queries[row], keys, possible[row], radii, slack[row])
+            possible = self._squared_bounds(queries[rows]) <= self._squared_reach(radii, slack[rows], keys.shape[1])
+            inside[rows] = self._within_radii(queries[rows], keys, possible, radii, slack[rows])
         return inside
 
     def _matching(self, queries: Tensor, keys: Tensor, radii: Tensor, slack: Tensor) -> Tensor:
@@ -174,24 +162,19 @@ class Search:
     def _matching_of_many(self, queries: Tensor, keys: Tensor, radii: Tensor, slack: Tensor, bounds: Tensor) -> Tensor:
         """Return the result of :meth:`matching` where the largest radius leaves many candidates."""
         possible = bounds <= self._squared_reach(radii, slack, keys.shape[1])
-        matches = torch.full((len(queries),), -1, device=queries.device)
-        rows = []
-        for row in possible.any(dim=1).nonzero().flatten().tolist():
-            # The search for the nearest key compares candidates again. For many candidates, it is cheaper to skip this
-            # test.
-            many = int(possible[row].sum()) > _max_candidates(keys)
-            if many or self._is_within_any(queries[row], keys, possible[row], radii, slack[row]):
-                rows.append(row)
-        if rows:
+        # The search for the nearest key compares candidates again. If they are many, it is cheaper to skip this test.
+        many = possible.sum(dim=1) > _max_candidates(keys)
+        inside = many | self._within_radii(queries, keys, possible & ~many.unsqueeze(1), radii, slack)
+        matches, rows = torch.full((len(queries),), -1, device=queries.device), inside.nonzero().flatten()
+        if len(rows):
             matches[rows] = _within_radius(self._nearest(queries[rows], keys, bounds[rows]), radii, slack[rows])
         return matches
 
-    def _is_within_any(self, query: Tensor, keys: Tensor, possible: Tensor, radii: Tensor, slack: Tensor) -> bool:
-        """Whether a prepared query is within the radius of any key in a mask, ``(n,)``."""
-        keys_in_mask = possible.nonzero().flatten()
-        only_row = torch.zeros_like(keys_in_mask)
-        distances = distances_of_pairs(query.unsqueeze(0), keys, only_row, keys_in_mask, self._dist_fn)
-        return bool((distances <= radii[keys_in_mask] + slack).any())
+    def _within_radii(self, queries: Tensor, keys: Tensor, possible: Tensor, radii: Tensor, slack: Tensor) -> Tensor:
+        """Return which prepared queries are within the radius of a key in a mask, ``(batch, n)``; ``(batch,)``."""
+        rows, columns = possible.nonzero(as_tuple=True)
+        within = distances_of_pairs(queries, keys, rows, columns, self._dist_fn) <= radii[columns] + slack[rows]
+        return torch.zeros(len(queries), dtype=torch.long, device=rows.device).index_add(0, rows, within.long()) > 0
 
     def _squared_reach(self, radii: Tensor, slack: Tensor, width: int) -> Tensor:
         """Return the largest squared distance at which each key can match each query, ``(batch, n)``, float64."""
