@@ -6,7 +6,7 @@ loops, ``edits/``, the commands and the report call these ports and know no meth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from easyedit_lifelong.data.request import EditRequest
     from easyedit_lifelong.evaluation.scope import ScopeStudy
     from easyedit_lifelong.methods.shared.records import EditRecord
+    from easyedit_lifelong.models.encoding import EncodedPair
 
 
 # ---------------------------------------------------------------------- remove edits
@@ -128,6 +129,13 @@ Explain = Callable[[Any, ExplainedPass], AbstractContextManager[Callable[[], Seq
 """``explain(model, explained_pass)`` returns a context manager, inside which the caller makes the forward pass. The
 context manager yields a function, which the caller calls after the pass. The function returns an explanation for each
 layer that the method edits, or an empty sequence if the model has no edits of the method."""
+
+
+WatchAnswers = Callable[[Any, Any, "Sequence[EncodedPair]"], Sequence[Callable[[], Hashable]]]
+"""``watch_answers(model, tokenizer, questions)`` returns a function for each question, a prompt with an answer, of an
+edited causal language model. Called at any later time, also after further edits or removals, the function returns a
+value. As long as this value stays the same, so do the model's teacher-forced logits for the question. It costs much
+less than a pass of the model."""
 
 
 @dataclass(frozen=True)
@@ -295,6 +303,8 @@ class EditMethod:
         edits_by_row: whether the edits act through attachments alone (:mod:`easyedit_lifelong.models.attachment`), and
             on each row of a batch independently of the other rows. Then a server answers requests of several versions
             in one batch; see :mod:`easyedit_lifelong.models.edits_by_row`.
+        watch_answers: tells whether answers can have changed since an earlier time, so that a server need not ask the
+            model again.
         study_scope: ``study_scope(model, tok, requests)`` returns where in the requests' prompts and paraphrases the
             edits of an edited model act.
     """
@@ -321,4 +331,5 @@ class EditMethod:
     search_space: SearchSpace | None = None
     train: TrainedEditor | None = None
     edits_by_row: bool = False
+    watch_answers: WatchAnswers | None = None
     study_scope: Callable[[Any, Any, Sequence[EditRequest]], ScopeStudy] | None = None

@@ -26,7 +26,8 @@ from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.serving.earlier_versions import EarlierVersions
 from easyedit_lifelong.serving.edit_errors import NoSuchEditError, NotRemovableError, NotServableError
 from easyedit_lifelong.serving.edit_log import DELETE, ROLLBACK, EditLog, Version, entry_of
-from easyedit_lifelong.serving.measured_edits import RECENT, AddedEdits, MeasuredEdit, MeasuredEdits, measured_edit
+from easyedit_lifelong.serving.measured_edits import AddedEdits, MeasuredEdit, MeasuredEdits, measured_edit
+from easyedit_lifelong.serving.recent_edits import RECENT, RecentEdits
 from easyedit_lifelong.serving.servable import check_servable, copy_sharing_weights, remove_all_edits
 
 
@@ -64,10 +65,10 @@ class LiveModel:
         assert isinstance(method.state, StateFolder)
         self._state: StateFolder = method.state
         self._measured = MeasuredEdits(tokenizer, joiner_of(hparams))
+        self._recent = RecentEdits(model, tokenizer, method, self._measured)
         self._base = copy_sharing_weights(model)
         self._fingerprint = model_fingerprint(model) if method.edits_by_row else None  # others write into weights
         self._earlier = EarlierVersions(self._base, self._load_onto)
-        self._answered: dict[str, bool] | None = None
         self._broken: Exception | None = None
         if method.prepare is not None:
             method.prepare(model, tokenizer, hparams, None)
@@ -144,7 +145,7 @@ class LiveModel:
         """Edit the model with all requests, or with none if one fails. The edits are on disk when this returns.
 
         Args:
-            requests: the requests; each ``case_id`` is the id of the edit.
+            requests: each ``case_id`` is the id of an edit.
             who: the name of the key, for the journal.
 
         Raises:
@@ -158,21 +159,20 @@ class LiveModel:
         self.check(requests)
         recent = [measured_edit(self.log.edits[name]) for name in self.log.ids_at(self.version)[-RECENT:]]
         new = [MeasuredEdit(str(r.case_id), r.prompt, r.target_new, r.joiner) for r in requests]
-        before = self._answered if self._answered is not None else self._measured.answered(self.model, recent)
+        before = self._recent.given(recent)
         state = self.log.present.state or self.log.new_state()
         try:
             self._apply(requests)
-            answered = self._measured.answered(self.model, [*recent, *new])
+            answered = self._recent.measure([*recent, *new])
             texts = self._measured.texts(self.model, new)
-            results = zip(requests, texts, strict=True)
-            entries = [entry_of(request, answered[str(request.case_id)], text) for request, text in results]
+            entries = [entry_of(r, answered[str(r.case_id)], text) for r, text in zip(requests, texts, strict=True)]
             self._state.save(self.model, self.log.state_folder(state), fingerprint=self._fingerprint)
             version = self.log.record_edits(entries, who, state)
         except BaseException:
+            self._recent.forget()
             self._restore()
             raise
-        self._answered = answered
-        return AddedEdits(version, [edit.id for edit in recent if before.get(edit.id) and not answered[edit.id]])
+        return AddedEdits(version, [edit.id for edit in recent if before[edit.id] and not answered[edit.id]])
 
     def delete(self, edit_id: str, who: str) -> Version:
         """Remove one edit, as if it had never been made. The rest is on disk when this returns.
@@ -261,7 +261,7 @@ class LiveModel:
         state = self.log.new_state()
         self._state.save(self.model, self.log.state_folder(state), fingerprint=self._fingerprint)
         version = self.log.record_removal(action, ids, remaining, who, state, to)
-        self._answered = None
+        self._recent.forget()
         return version
 
     def _load(self, version: int) -> None:

@@ -8,10 +8,9 @@ from typing import Any
 
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.shared.editors import internal_pass
+from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.serving.edit_log import Version
 
-RECENT = 16
-"""How many of the latest edits are measured again after an edit."""
 _FURTHER_TOKENS = 3
 """How many tokens more than the target the text has that shows the result of an edit."""
 
@@ -73,6 +72,11 @@ class MeasuredEdits:
         with internal_pass(model):
             answers = self._scorer_for(edits).forced(model, [(edit.prompt, edit.target) for edit in edits])
         return {edit.id: answer.exact for edit, answer in zip(edits, answers, strict=True)}
+
+    def questions(self, edits: Sequence[MeasuredEdit]) -> list[EncodedPair]:
+        """Return the prompt and the target of each edit as token ids."""
+        scorer = self._scorer_for(edits)
+        return [scorer.encode(edit.prompt, edit.target) for edit in edits]
 
     def texts(self, model: Any, edits: Sequence[MeasuredEdit]) -> list[str]:
         """Return what a model generates after the prompt of each edit."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import math
 from pathlib import Path
@@ -28,12 +30,15 @@ from easyedit_lifelong import (
     save_edits,
 )
 from easyedit_lifelong.commands.main import main
+from easyedit_lifelong.models.encoding import encode_pair
+from easyedit_lifelong.models.runner import Runner
 from tests.conformance.method_cases import PORTS, REQUESTS, MethodCase, each_case, each_case_with
 from tests.conformance.observe import PROMPTS, assert_unchanged, differing, equal, logits_of, snapshot_of
 from tests.support.tiny_models import DEVICE, build_model, build_tokenizer
 
 CASE_IDS = [request["case_id"] for request in REQUESTS]
 PROMPT_OF = {request["case_id"]: request["prompt"] for request in REQUESTS}
+CORRECTION = {**REQUESTS[1], "case_id": "corrected", "target_new": "London"}
 TESTED_ELSEWHERE = {
     "check": "runs call it",
     "check_requests": "runs call it",
@@ -117,6 +122,37 @@ def test_counts_are_positive_for_an_edited_model_and_zero_after_rollback(case: M
     assert all(value > 0 and math.isfinite(value) for value in of_edited.values())
     rollback()
     assert set(counts(model).values()) <= {0}
+
+
+@each_case_with("watch_answers")
+def test_watch_answers_tells_when_the_logits_of_a_question_change(case: MethodCase) -> None:
+    model, tokenizer = case.edited(REQUESTS[:1]), build_tokenizer()
+    texts = [(request["prompt"], request["target_new"]) for request in REQUESTS] + [("old mountain", "blue sea")]
+    questions = [encode_pair(tokenizer, prompt, answer) for prompt, answer in texts]
+
+    def logits() -> list[torch.Tensor]:
+        runner = Runner(model, tokenizer)
+        rows = [torch.tensor([question.tokens[:-1]], device=DEVICE) for question in questions]
+        with torch.no_grad():
+            return [
+                runner.call(ids, torch.ones_like(ids), [len(question.prompt)])
+                for ids, question in zip(rows, questions, strict=True)
+            ]
+
+    watches = case.method.watch_answers(model, tokenizer, questions)
+    states = [([watch() for watch in watches], logits())]
+    changes = [functools.partial(case.apply, model, [request]) for request in [*REQUESTS[1:], CORRECTION]]
+    removals = [functools.partial(rollback_case, model, case_id) for case_id in ("corrected", *CASE_IDS[:3])]
+    for change in changes + removals:
+        change()
+        states.append(([watch() for watch in watches], logits()))
+    seen = set[tuple[bool, bool]]()
+    for (values, before), (later_values, after) in itertools.combinations(states, 2):
+        for value, later, a, b in zip(values, later_values, before, after, strict=True):
+            same_value, same_logits = value == later, torch.equal(a, b)
+            assert same_logits or not same_value, "the logits changed, and the value did not"
+            seen.add((same_value, same_logits))
+    assert seen >= {(True, True), (False, False)}
 
 
 # ------------------------------------------------------------------ remove edits

@@ -19,6 +19,7 @@ from easyedit_lifelong.methods.grace.report import report_sections
 from easyedit_lifelong.methods.grace.search import SEARCH_SPACE
 from easyedit_lifelong.methods.grace.store import GraceRemoval, GraceStore
 from easyedit_lifelong.methods.grace.subject.model_statistics import prepare_statistics
+from easyedit_lifelong.methods.grace.watch import watch_answers
 
 _NO_WEIGHTS = (
     "GRACE's edits can't be put into plain weights: its codebook looks at how far a prompt is from each edited "
@@ -51,6 +52,7 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
             calibrate=GraceCalibrator(),
             search_space=SEARCH_SPACE,
             edits_by_row=True,
+            watch_answers=watch_answers,
             reasons={"plain_weights": _NO_WEIGHTS, "remove_batches": _NO_BATCHES},
         )
     )
