@@ -15,6 +15,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.samples import (
     COUNTERFACT,
     RETENTION,
+    TEXT,
     ZSRE,
     capability_items,
     retention_probes,
@@ -166,3 +167,15 @@ def test_no_multiple_choice_question_is_about_an_edited_subject(requests: list[E
     for item, request in itertools.product(capability_items(), requests):
         assert request.subject is not None
         assert not re.search(rf"\b{re.escape(request.subject)}\b", item.question, re.IGNORECASE), item
+
+
+def test_the_text_names_no_edited_subject_and_holds_no_prompt(requests: list[EditRequest]) -> None:
+    text = TEXT.read_text(encoding="utf-8")
+    for request in requests:
+        assert request.subject is not None
+        assert not re.search(rf"\b{re.escape(request.subject)}\b", text, re.IGNORECASE), request.subject
+    for prompt in {prompt for request in requests for prompt in _prompts(request)}:
+        assert prompt not in text
+    paragraphs = text.splitlines()
+    assert len(set(paragraphs)) == len(paragraphs) == 44
+    assert all(paragraph == paragraph.strip() and paragraph.isascii() for paragraph in paragraphs)

@@ -14,6 +14,7 @@ ZSRE = FOLDER / "zsre.json"
 RETENTION = FOLDER / "retention.json"
 CAPABILITY = FOLDER / "capability.json"
 RELATION_PROMPTS = FOLDER / "relation_prompts.json"
+TEXT = FOLDER / "text.txt"
 
 
 def retention_probes(path: Path | None = None) -> list[Probe]:
