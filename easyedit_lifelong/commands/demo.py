@@ -57,9 +57,10 @@ COMPARED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         "CoachHook/smollm2-135m-codebook",
         {
             **_STATISTICS,
-            # Fewer steps, to a larger loss (docs/research/coachhook-speed.md). The shipped file has 0.5 and 0.1.
+            # Fewer steps, to a larger loss (docs/research/coachhook-speed.md). The shipped file has 0.5, 0.1 and 50.
             "v_lr": 2.0,
             "v_stop_loss": 0.2,
+            "v_num_grad_steps": 12,
             # Two texts for each edit, where the shipped file has eight.
             "mention_templates": ["{subject}: {prompt}"],
             "context_template_length_params": [],
