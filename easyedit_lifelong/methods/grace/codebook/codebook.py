@@ -139,6 +139,31 @@ class Codebook(StoredKeys):
         self.labels.append(label)
         return len(self) - 1
 
+    def add_other_names(self, change: Change, label: Label, keys: Sequence[tuple[Tensor, Tensor]]) -> Change:
+        """Insert the keys of the other names of an edit's subject, each by algorithm 1, but always as a key of its own.
+
+        A key with the same label neither covers nor expands to another name, so that its radius stays that of one name.
+
+        Args:
+            change: the edit's change so far, the last one of the codebook.
+            label: the edit's target tokens.
+            keys: for each name, its query and the edit's value with the name's gate and radius; see :meth:`insert`.
+
+        Returns:
+            The edit's change with those of the other names.
+        """
+        added = list[Change]()
+        try:
+            for query, value in keys:
+                decision, match = self.decide(query, label, value)
+                if decision in (Decision.EXPAND, Decision.COVERED):
+                    decision = Decision.ADD
+                added.append(self.insert(query, label, value, (decision, match))[2])
+        except BaseException:
+            self.undo(*added)
+            raise
+        return dataclasses.replace(change, other_names=tuple(added))
+
     def row(self, index: int) -> Row:
         """Return a copy of a key's row."""
         return Row(index, self.labels[index], self._arrays.row(index))
@@ -184,13 +209,20 @@ class Codebook(StoredKeys):
             if not len(self.further_keys):
                 self.further_keys = None
 
-    def redo(self, rows: Sequence[Row], query: Tensor | None = None, further: Sequence[Row] = ()) -> Change:
+    def redo(
+        self,
+        rows: Sequence[Row],
+        query: Tensor | None = None,
+        further: Sequence[Row] = (),
+        other_names: Sequence[tuple[Sequence[Row], Tensor | None]] = (),
+    ) -> Change:
         """Repeat what an edit did, from the rows that it left behind instead of a decision.
 
         Args:
             rows: the rows that the edit changed or added, with their contents right after it.
             query: see :class:`Change`.
             further: the same for each of its further keys.
+            other_names: the rows and the query of the key of each other name of the edit's subject.
 
         Returns:
             The change that :meth:`undo` needs.
@@ -205,11 +237,14 @@ class Codebook(StoredKeys):
         if further:
             codebook = self._codebook_of_further_keys(further[0])
             change = dataclasses.replace(change, further=tuple(codebook.redo([row]) for row in further))
+        if other_names:
+            change = dataclasses.replace(change, other_names=tuple(self.redo(*other) for other in other_names))
         return change
 
     def undo(self, *changes: Change) -> None:
         """Undo the last edits, given their changes in the order of the edits."""
         for change in reversed(changes):
+            self.undo(*change.other_names)
             self._undo_further_keys(change.further)
             for index in range(change.length, len(self)):
                 self.hits.pop(index, None)
