@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from easyedit_lifelong.data import hub_datasets as hub
+from easyedit_lifelong.data.json_files import holds_json_object, iterate_json_object
+from easyedit_lifelong.data.reading_notes import ReadingNotes
 from easyedit_lifelong.data.record_streams import iterate_records
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.plugins import get_plugins
@@ -83,7 +85,10 @@ def _missing(reader: DatasetReader, fields: Iterable[str]) -> list[str]:
 def _first_record_fields(path: Path) -> set[str]:
     """Return the fields of a file's first record; an empty set if the file can't be read, which its reader reports."""
     try:
-        first = next(iterate_records(path), None)
+        if holds_json_object(path) and path.suffix.lower() == ".json":  # of records by their ids
+            _, first = next(iterate_json_object(path, ReadingNotes(path)), (None, None))
+        else:
+            first = next(iterate_records(path), None)
     except DataError:
         return set()
     return set(first) if isinstance(first, dict) else set()

@@ -87,6 +87,36 @@ def iterate_json_list(path: Path, notes: ReadingNotes) -> Iterator[Any]:
         raise DataError(f"{path}: not valid JSON: {error}") from error
 
 
+def iterate_json_object(path: Path, notes: ReadingNotes) -> Iterator[tuple[str, Any]]:
+    """Yield the keys and values of an object in a JSON file. Only a part of the file is in memory.
+
+    Args:
+        path: the file.
+        notes: receives the keys that an object within a value has more than once.
+
+    Raises:
+        DataError: the file can't be read, isn't JSON, or doesn't hold an object.
+    """
+    try:
+        with path.open(encoding=ENCODING) as file:
+            yield from _members(_JsonText(file, _decoder(notes)))
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:
+        if not isinstance(read_json_file(path), dict):  # its messages have the position in the file
+            raise DataError(f"{path}: must hold an object of records") from error
+        raise DataError(f"{path}: not valid JSON: {error}") from error
+
+
+def holds_json_object(path: Path) -> bool:
+    """Return whether a JSON file begins with an object; False if it can't be read, which its reader reports."""
+    try:
+        with path.open(encoding=ENCODING) as file:
+            return _JsonText(file, json.JSONDecoder()).next_token() == "{"
+    except (OSError, ValueError):
+        return False
+
+
 def name_records(name: Path | str, records: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     """Yield every record, preceded by its name in messages: ``NAME, record INDEX``."""
     return ((f"{name}, record {index}", record) for index, record in enumerate(records))
@@ -176,6 +206,27 @@ def _elements(text: _JsonText) -> Iterator[Any]:
         text.take("]")
     if text.next_token():
         raise ValueError("the list is followed by more")
+
+
+def _members(text: _JsonText) -> Iterator[tuple[str, Any]]:
+    """Yield the keys and values of a JSON object.
+
+    Raises:
+        ValueError: the text isn't a JSON object.
+    """
+    token = text.take("{")
+    while token != "}" and not (token == "{" and text.next_token() == "}"):
+        if text.next_token() != '"':
+            raise ValueError("a key must be text")
+        key = text.value()
+        text.take(":")
+        text.next_token()
+        yield key, text.value()
+        token = text.take(",}")
+    if token == "{":
+        text.take("}")
+    if text.next_token():
+        raise ValueError("the object is followed by more")
 
 
 def _decoder(notes: ReadingNotes) -> json.JSONDecoder:

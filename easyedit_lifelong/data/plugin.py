@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from easyedit_lifelong.data import fever, question_formats, readers, requested_rewrites, triples
+from easyedit_lifelong.data import fever, question_formats, readers, requested_rewrites, ripple_edits, triples, uniedit
 from easyedit_lifelong.hookspecs import hookimpl
 from easyedit_lifelong.registry import DatasetReader
 
@@ -85,6 +85,18 @@ READERS = (
         requested_rewrites.read_mquake,
         "MQuAKE (several edits in requested_rewrite, questions, new_answer)",
         fields=("requested_rewrite", "questions", "new_answer"),
+    ),
+    DatasetReader(
+        "ripple-edits",
+        ripple_edits.read_ripple_edits,
+        "RippleEdits (edit, and tests by criterion: Logical_Generalization, Compositionality_I, …)",
+        fields=("edit", "Relation_Specificity|Relation_Specifity", "Compositionality_I"),
+    ),
+    DatasetReader(
+        "uniedit",
+        uniedit.read_uniedit,
+        "UniEdit (an object of samples with edit, generality and locality)",
+        fields=("edit", "generality", "locality"),
     ),
     DatasetReader(
         "relations",

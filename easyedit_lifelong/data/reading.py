@@ -18,6 +18,9 @@ ReadResult = EditRequest | DataError
 Convert = Callable[[RecordFields, int], Iterable[EditRequest]]
 """Makes the requests of one record, given its fields and its index in the file."""
 
+RecordsOf = Callable[[Path, ReadingNotes], Iterable[Any]]
+"""Yields the records of a file, and notes what the user should know about it."""
+
 _LISTED, _LISTED_WITHOUT_USABLE = 50, 5
 
 
@@ -30,20 +33,23 @@ def read_fields(path: Path, names: FieldNames = REQUEST_FIELDS) -> Iterator[Read
     return read_each(path, lambda fields, index: [EditRequest.from_fields(fields, index)], names)
 
 
-def read_each(path: Path, convert: Convert, names: FieldNames) -> Iterator[ReadResult]:
+def read_each(
+    path: Path, convert: Convert, names: FieldNames, records: RecordsOf = iterate_records
+) -> Iterator[ReadResult]:
     """Yield the requests of each record of a file, or the error of the record, while the file is read.
 
     Args:
         path: the file.
         convert: makes the requests of one record; raises a DataError that names the record and the field.
         names: the names that the format has for request fields. A field that resembles one of them is reported.
+        records: yields the records of a file.
 
     Raises:
         DataError: the file can't be read.
     """
     notes = ReadingNotes(path)
     try:
-        for index, record in enumerate(iterate_records(path, notes)):
+        for index, record in enumerate(records(path, notes)):
             yield from _results(path, record, index, convert, names, notes)
     finally:
         notes.log()

@@ -28,6 +28,7 @@ _FIELDS = (
     "prompt",
     "target_new",
     "subject",
+    "aliases",
     "ground_truth",
     "rephrase_prompt",
     *_SETS,

@@ -36,6 +36,7 @@ class EditRequest:
         joiner: what stands between the prompt, or a paraphrase, and its answer; None: the texts decide.
         context_turns: earlier turns of the chat, each a role and a content, if the prompts are asked in a chat.
         question_span: the characters of the prompt that are the user's words, if the prompt is in chat form.
+        aliases: other names of the subject.
         source: file and record that the request was read from, for messages.
     """
 
@@ -51,6 +52,7 @@ class EditRequest:
     joiner: str | None = None
     context_turns: tuple[tuple[str, str], ...] = ()
     question_span: Span | None = None
+    aliases: tuple[str, ...] = ()
     source: str = field(default="", compare=False, repr=False)
 
     @property
@@ -80,6 +82,7 @@ class EditRequest:
         ``prompt`` and ``target_new`` are required. Optional fields are:
 
         - ``case_id``, ``subject``;
+        - ``aliases``: another name of the subject, or a list of such names;
         - ``ground_truth``: text, or a list whose first entry is used;
         - ``rephrase_prompt``: text or a list of texts;
         - ``locality`` and ``portability``: ``{name: {"prompt": …, "ground_truth": …}}``, or, as in KnowEdit's files,
@@ -126,11 +129,12 @@ class EditRequest:
         in_locality = [name for name in locality if set_key(name) == set_key(RELATION_SPECIFICITY)]
         specificity = tuple(probe for name in in_locality for probe in locality.pop(name))
         flat = fields.flat_probe(RELATION_SPECIFICITY)
+        subject, aliases = fields.optional_text("subject"), map(str.strip, fields.texts("aliases"))
         return cls(
             case_id=fields.case_id(case_id),
             prompt=prompt,
             target_new=fields.required_text("target_new").strip(),
-            subject=fields.optional_text("subject"),
+            subject=subject,
             ground_truth=fields.ground_truth(),
             rephrase_prompts=fields.texts("rephrase_prompt"),
             locality=MappingProxyType(locality),
@@ -138,6 +142,7 @@ class EditRequest:
             relation_specificity=specificity or flat,
             joiner=fields.joiner(),
             context_turns=fields.context_turns(),
+            aliases=tuple(dict.fromkeys(alias for alias in aliases if subject is None or alias != subject.strip())),
             source=fields.where,
         )
 

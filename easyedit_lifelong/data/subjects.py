@@ -1,8 +1,9 @@
-"""Find a subject in a text, and recognise one that names nothing."""
+"""Find a subject in a text, list its names, and recognise one that names nothing."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _WORDS = """
 a an the this that these those
@@ -15,6 +16,9 @@ am are be been being can could did do does had has have is may might must not sh
 """
 _FUNCTION_WORDS = frozenset(_WORDS.split())
 """Articles, pronouns, interrogatives, prepositions, conjunctions and auxiliaries."""
+
+_DISAMBIGUATOR = re.compile(r"\s+\([^()]*\)$|\s*\uff08[^\uff08\uff09]*\uff09$")
+"""Words in brackets at a subject's end, such as "(planet)" of "Mercury (planet)"; also in full-width brackets."""
 
 Span = tuple[int, int]
 """Start and end of a part of a text, in characters."""
@@ -32,8 +36,38 @@ def find_subject(text: str, subject: str) -> Span | None:
 
 
 def is_function_word(subject: str) -> bool:
-    """Whether a subject is a single English function word, such as "In": it occurs in texts about anything."""
-    return subject.strip().casefold() in _FUNCTION_WORDS
+    """Whether a subject is a single English function word, such as "In": it occurs in texts about anything.
+
+    An abbreviation, such as "US", is none.
+    """
+    word = subject.strip()
+    return word.casefold() in _FUNCTION_WORDS and not is_abbreviation(word)
+
+
+def is_abbreviation(word: str) -> bool:
+    """Whether a word has several letters, all of them upper-case, such as "US"."""
+    return len(word) > 1 and word.isupper()
+
+
+def without_disambiguator(subject: str) -> str:
+    """Return a subject without the words in brackets at its end, which most texts leave out: "Mercury (planet)".
+
+    A subject is returned as it is if nothing would be left, or only a function word, as of "It (novel)".
+    """
+    subject = subject.strip()
+    name = _DISAMBIGUATOR.sub("", subject)
+    return name if any(map(str.isalnum, name)) and not is_function_word(name) else subject
+
+
+def other_names(subject: str, aliases: Iterable[str] = ()) -> list[str]:
+    """Return the names of a subject besides itself, each once: without a disambiguator, then its aliases, likewise.
+
+    Args:
+        subject: the subject.
+        aliases: its other names.
+    """
+    names = dict.fromkeys(form for name in (subject, *aliases) for form in (name.strip(), without_disambiguator(name)))
+    return [name for name in names if name != subject.strip()]
 
 
 def _is_whole_words(text: str, span: Span) -> bool:

@@ -180,6 +180,7 @@ _LATER_FIELDS: Mapping[str, Any] = {
     "joiner": None,
     "context_turns": (),
     "question_span": None,
+    "aliases": (),
 }
 """The fields of requests that the first releases did not have, and their defaults."""
 _NEVER = object()
@@ -216,6 +217,7 @@ def _to_record(request: EditRequest) -> dict[str, Any]:
     record: dict[str, Any] = {"case_id": request.case_id, "prompt": request.prompt, "target_new": request.target_new}
     for name, value in (
         ("subject", request.subject),
+        ("aliases", list(request.aliases)),
         ("ground_truth", request.ground_truth),
         ("rephrase_prompt", list(request.rephrase_prompts)),
         ("locality", _probe_fields(locality)),

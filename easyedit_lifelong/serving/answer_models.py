@@ -163,6 +163,7 @@ class Edit(_Answer):
     prompt: str = Field(description="The edited prompt; of a chat, its text.")
     target_new: str
     subject: str | None
+    aliases: list[str] | None = Field(None, description="Other names of the subject.")
     ground_truth: str | None
     joiner: str | None = Field(None, description="What stands between prompt and target, if the texts don't decide.")
     question: str | None = Field(None, description="Of a chat: the user's words in the prompt.")

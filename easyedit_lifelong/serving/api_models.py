@@ -145,6 +145,9 @@ class EditBody(_Asked):
     subject: str | None = Field(
         None, description="The words of the prompt, or of the last message, that name the entity."
     )
+    aliases: Text | Annotated[list[Text], Field(max_length=20)] | None = Field(
+        None, description="Other names of the subject."
+    )
     ground_truth: str | None = None
     rephrase_prompt: Text | Annotated[list[Text], Field(max_length=20)] | None = None
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$"), BeforeValidator(_as_text)] | None = Field(
@@ -155,7 +158,7 @@ class EditBody(_Asked):
 
     def record(self, edit_id: str) -> dict[str, Any]:
         """Return the request fields of the edit. In a chat, the prompt is the content of the last message."""
-        fields = ("target_new", "subject", "ground_truth", "rephrase_prompt")
+        fields = ("target_new", "subject", "aliases", "ground_truth", "rephrase_prompt")
         record = {name: value for name in fields if (value := getattr(self, name)) is not None}
         return {"case_id": edit_id, "prompt": self.chat[-1]["content"] if self.chat else self.prompt, **record}
 

@@ -243,6 +243,7 @@ def entry_of(request: EditRequest, learned: bool, text: str) -> dict[str, Any]:
         "target_new": request.target_new,
         "subject": request.subject,
         "ground_truth": request.ground_truth,
+        **({"aliases": list(request.aliases)} if request.aliases else {}),
         **({"joiner": request.joiner} if request.joiner is not None else {}),
         **({"question": request.question} if request.question_span is not None else {}),
         "learned": learned,

@@ -55,6 +55,23 @@ def test_every_field_of_a_record_is_read() -> None:
     assert request.portability == {"hop": (Probe("s", "d"),)}
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"aliases": "Gaul"}, ("Gaul",)),
+        ({"subject": "France", "aliases": [" Gaul", "Hexagone ", "Gaul", "France"]}, ("Gaul", "Hexagone")),
+        ({"subject": "France", "aliases": []}, ()),
+    ],
+)
+def test_aliases_are_one_name_or_a_list_each_once(fields: dict[str, Any], expected: tuple[str, ...]) -> None:
+    assert _read(**fields).aliases == expected
+
+
+@pytest.mark.parametrize("value", [3, {"a": "b"}, ["Gaul", 3]])
+def test_aliases_must_be_texts(value: Any) -> None:
+    assert _refusal({**GOOD, "aliases": value}).startswith("facts.json, record 3, field 'aliases': must be text")
+
+
 def test_flat_locality_and_portability_fields_become_probes() -> None:
     request = _read(
         locality_prompt="p", locality_ground_truth=" a ", portability_prompt="q", portability_ground_truth="b"
@@ -192,7 +209,7 @@ def test_an_empty_text_of_a_required_field_is_refused(name: str, empty: str) -> 
 def test_a_missing_value_of_an_optional_field_is_absent(absent: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Tools that write tables have a value in every field; pandas writes NaN."""
     names = [name for name in REQUEST_FIELDS if name not in GOOD and name != "joiner"]  # an empty joiner is a value
-    assert len(names) == 13
+    assert len(names) == 14
     assert _read(**dict.fromkeys(names, absent)) == _read()
     assert caplog.messages == []
 

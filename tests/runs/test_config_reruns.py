@@ -90,7 +90,7 @@ def test_data_from_memory_are_saved_beside_the_config(tmp_path: Path, checkpoint
     probe = {"relation_specificity_prompt": "the river and", "relation_specificity_ground_truth": "the sea"}
     run_lifelong(
         *hparams.model_name,
-        [FACTS[0] | probe, *FACTS[1:]],
+        [FACTS[0] | probe | {"aliases": ["the sea"]}, *FACTS[1:]],
         hparams,
         out=tmp_path / "run",
         retention=[Probe("the river is", "blue")],
@@ -117,6 +117,8 @@ def test_the_digest_of_requests_is_that_of_earlier_versions() -> None:
     assert records.requests_digest([with_relation_specificity], held_out, "text") != "b1ff7eb7bdfb2801"
     with_joiner = dataclasses.replace(request, joiner="")
     assert records.requests_digest([with_joiner], held_out, "text") != "b1ff7eb7bdfb2801"
+    with_aliases = dataclasses.replace(request, aliases=("Gaul",))
+    assert records.requests_digest([with_aliases], held_out, "text") != "b1ff7eb7bdfb2801"
     assert records.requests_digest([request], held_out, "text", as_items(QUESTIONS)) != "b1ff7eb7bdfb2801"
 
 

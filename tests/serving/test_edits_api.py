@@ -13,7 +13,7 @@ from tests.support.served_models import FACTS, PROMPTS, fine_tuning
 
 PARIS = {"prompt": FACTS[0][0], "target_new": FACTS[0][1]}
 LONDON = {"prompt": FACTS[4][0], "target_new": FACTS[4][1]}
-HAMLET = {"prompt": FACTS[1][0], "target_new": FACTS[1][1], "subject": "Hamlet"}
+HAMLET = {"prompt": FACTS[1][0], "target_new": FACTS[1][1], "subject": "Hamlet", "aliases": ["the Dane"]}
 
 
 def test_edits_from_their_addition_to_their_removal(tmp_path: Path) -> None:
@@ -26,6 +26,7 @@ def test_edits_from_their_addition_to_their_removal(tmp_path: Path) -> None:
         both = server.edit({**LONDON, "id": "l.1"}, {**HAMLET, "case_id": 7})
         assert (both["version"], [edit["id"] for edit in both["data"]]) == (2, ["l.1", "7"])
         assert both["superseded"] == ["edit-1"]
+        assert [edit.get("aliases") for edit in both["data"]] == [None, ["the Dane"]]
         texts = [server.text(PROMPTS[0], name) for name in (MODEL, f"{MODEL}@base", f"{MODEL}@v1", f"{MODEL}@v2")]
         assert texts[0] == texts[3] != texts[2] == edited != texts[1] == base
         listed = client.get("/v1/edits", params={"limit": 2}).json()

@@ -6,7 +6,7 @@ from typing import Any
 
 from easyedit_lifelong.methods.base import InspectedPart
 from easyedit_lifelong.methods.edit_stores import EditsPart
-from easyedit_lifelong.methods.grace.codebook.edit_history import decision_of, keys_of, rows_of
+from easyedit_lifelong.methods.grace.codebook.edit_history import all_keys_of, decision_of, rows_of
 from easyedit_lifelong.methods.grace.codebook.neighbours import Neighbour, neighbours_of
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
 from easyedit_lifelong.models.modules import module_path
@@ -43,16 +43,18 @@ def describe(part: EditsPart, where: str, nearly: float) -> InspectedPart:
     """
     stored = SerializedEdits.of(part, where)
     codebook, changes = stored.codebook, stored.changes
-    keys, radii, neighbours = keys_of(codebook, changes), codebook.radii.tolist(), neighbours_of(codebook)
-    owners = {key: number for number, key in enumerate(keys, start=1)}  # each key answers for its last edit
+    keys, radii = all_keys_of(codebook, changes), codebook.radii.tolist()
+    # Each key answers for its last edit.
+    owners = {key: number for number, keys_of_edit in enumerate(keys, start=1) for key in keys_of_edit}
+    neighbours = neighbours_of(codebook, [owners[key] for key in range(len(codebook))])
     edits = []
     history = zip(stored.records, keys, changes, rows_of(codebook, changes), strict=True)
-    for number, (record, key, change, rows) in enumerate(history, start=1):
+    for number, (record, (key, *other_keys), change, rows) in enumerate(history, start=1):
         neighbour = neighbours[key]
         edits.append(
             {
                 **record.to_dict(),
-                "decision": decision_of(change, rows).value,
+                "decision": decision_of(change, rows.own).value,
                 "key": key,
                 "replaced_by": owners[key] if owners[key] != number else None,
                 "radius": radii[key],
@@ -61,6 +63,7 @@ def describe(part: EditsPart, where: str, nearly: float) -> InspectedPart:
                 "distance": neighbour.distance if neighbour else None,
                 "nearness": neighbour.nearness if neighbour else None,
                 "further_keys": len(change.further),
+                **({"keys_of_other_names": other_keys} if other_keys else {}),
             }
         )
     settings = {name: part.hparams.get(name) for name in ("eps", "dist_fn", "eps_expand", "replacement")}

@@ -27,7 +27,7 @@ from easyedit_lifelong.methods.grace.trained_edits import TrainedEdits
 from easyedit_lifelong.methods.grace.training.further_keys import first_part
 from easyedit_lifelong.methods.grace.training.layer_passes import LayerPasses
 from easyedit_lifelong.methods.grace.training.replay_support import ReplaySupport
-from easyedit_lifelong.methods.grace.training.train_batch import PendingEdit
+from easyedit_lifelong.methods.grace.training.train_batch import OtherKey, PendingEdit
 from easyedit_lifelong.methods.grace.training.value_pass import module_pass
 from easyedit_lifelong.methods.shared.apply import check_same_settings
 from easyedit_lifelong.methods.shared.editors import editors_on, internal_pass, register_editor
@@ -181,8 +181,8 @@ class GraceEditor(TrainedEdits):
         if self.hparams.gate_eps is not None:
             self.gate_size = batch.value_pass.query.shape[1]
         pending = [
-            _pending_edit(request_texts.request, request_texts.texts[0].pair, extras)
-            for request_texts, extras in zip(encoded, batch.extras, strict=True)
+            _pending_edit(request_texts.request, request_texts.texts[0].pair, extras, other_keys)
+            for request_texts, extras, other_keys in zip(encoded, batch.extras, batch.other_keys, strict=True)
         ]
         pairs = [request_texts.texts[0].pair for request_texts in encoded]
         results = self._train_and_insert(batch.value_pass, pending, pairs, batch.keys)
@@ -257,10 +257,12 @@ class GraceEditor(TrainedEdits):
         return 1 if one_by_one else self.hparams.train_batch
 
 
-def _pending_edit(request: EditRequest, pair: EncodedPair, extras: Tensor | None = None) -> PendingEdit:
-    """Return a request as an edit to be trained; see :class:`.PendingEdit` for ``extras``."""
+def _pending_edit(
+    request: EditRequest, pair: EncodedPair, extras: Tensor | None = None, other_keys: Sequence[OtherKey] = ()
+) -> PendingEdit:
+    """Return a request as an edit to be trained; see :class:`.PendingEdit` for ``extras`` and ``other_keys``."""
     identity = f"{request.prompt}\x00{request.target_new}"
-    return PendingEdit(as_label(pair.target), identity, request.where, request.case_id, extras)
+    return PendingEdit(as_label(pair.target), identity, request.where, request.case_id, extras, other_keys)
 
 
 def _timed(edit_batch: EditBatch) -> list[EditResult]:

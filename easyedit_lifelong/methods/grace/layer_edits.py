@@ -6,11 +6,12 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from easyedit_lifelong.data.subjects import other_names
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.adaptor import GraceAdaptor
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change
-from easyedit_lifelong.methods.grace.codebook.edit_history import keys_of
+from easyedit_lifelong.methods.grace.codebook.edit_history import all_keys_of, keys_of
 from easyedit_lifelong.methods.grace.codebook.key_space import KeySpace
 from easyedit_lifelong.methods.grace.codebook.removal import check_removable, remove_edits
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
@@ -114,10 +115,11 @@ class LayerEdits:
         """Return the record of the edit that each key answers for: the last edit inserted at that key."""
         if self.codebook is None:
             return {}
-        return dict(zip(keys_of(self.codebook, self.changes), self.records, strict=True))
+        keys_and_records = zip(all_keys_of(self.codebook, self.changes), self.records, strict=True)
+        return {key: record for keys, record in keys_and_records for key in keys}
 
     def subjects_of_key(self, key: int) -> list[str]:
-        """Return the subjects of the edits that a key answers for: edits with the same target can share a key."""
+        """Return the names of subjects that a key answers for: edits with the same target can share a key."""
         last_record, count, subjects = self._subjects_of_keys
         latest = self.records[-1] if self.records else None
         # New edits come last. So where the last record and the number of records are the same, all of them are.
@@ -127,14 +129,18 @@ class LayerEdits:
         return subjects.get(key, [])
 
     def _all_subjects_of_keys(self) -> dict[int, list[str]]:
-        """Return the subjects of the edits that each key answers for. An edit with a new target replaces the others."""
+        """Return the names that each key answers for. An edit with a new target replaces the others."""
         subjects, targets = dict[int, list[str]](), dict[int, str]()
         if self.codebook is None:
             return subjects
-        for key, record in zip(keys_of(self.codebook, self.changes), self.records, strict=True):
-            if targets.get(key) != record.target_new:
-                targets[key], subjects[key] = record.target_new, []
-            subjects[key] += [record.subject] if record.subject else []
+        for keys, record in zip(all_keys_of(self.codebook, self.changes), self.records, strict=True):
+            names = [] if record.subject is None else [record.subject, *other_names(record.subject, record.aliases)]
+            # Earlier releases saved no keys of other names.
+            names_of_keys = [[name] for name in names] if len(names) == len(keys) else [names] * len(keys)
+            for key, names_of_key in zip(keys, names_of_keys, strict=True):
+                if targets.get(key) != record.target_new:
+                    targets[key], subjects[key] = record.target_new, []
+                subjects[key] += names_of_key
         return subjects
 
     def record_of_further_key(self) -> dict[int, EditRecord]:

@@ -13,9 +13,9 @@ from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.grace.codebook.decisions import Decision
 from easyedit_lifelong.methods.grace.codebook.edit_history import (
     TrainedEdit,
+    all_keys_of,
     further_rows_of,
     insert_again,
-    keys_of,
     rows_of,
     trained_edits,
 )
@@ -88,9 +88,9 @@ class _LayerEdits:
         codebook, changes = self.edits.codebook, self.edits.changes
         return trained_edits(changes, rows_of(codebook, changes), further_rows_of(codebook, changes))
 
-    def keys(self) -> list[int]:
-        """Return the index of each edit's own key."""
-        return keys_of(self.edits.codebook, self.edits.changes)
+    def keys(self) -> list[list[int]]:
+        """Return the indices of each edit's keys: its own, then that of each other name of its subject."""
+        return all_keys_of(self.edits.codebook, self.edits.changes)
 
 
 class _Merge:
@@ -141,7 +141,8 @@ class _Merge:
             RunError: an edit was saved without its query.
         """
         codebook, records = merged.edits.codebook, merged.edits.records
-        owners = {key: number for number, key in enumerate(merged.keys())}  # each key answers for its last edit
+        # Each key answers for its last edit.
+        owners = {key: number for number, keys in enumerate(merged.keys()) for key in keys}
         keys_in_folder = added.keys()
         for n, edit in enumerate(added.trained_edits()):
             if n in duplicates:
@@ -167,14 +168,18 @@ class _Merge:
                             distance=match.distance,
                         )
                     )
-            key, change = insert_again(codebook, edit, (decision, match))
-            owners[key] = len(records)
+            _, change = insert_again(codebook, edit, (decision, match))
+            (keys,) = all_keys_of(codebook, [change])
+            owners |= dict.fromkeys(keys, len(records))
             merged.edits.changes.append(change)
             records.append(record)
             merged.origins.append(origin)
-            added_key = keys_in_folder[n] >= added.edits.changes[n].length
-            if added_key:
-                codebook.hits[key] += added.edits.codebook.hits[keys_in_folder[n]]
+            change_in_folder = added.edits.changes[n]
+            of_keys = (change_in_folder, *change_in_folder.other_names)
+            for of_key, key_in_folder, key in zip(of_keys, keys_in_folder[n], keys, strict=True):
+                added_key = key_in_folder >= of_key.length
+                if added_key:
+                    codebook.hits[key] += added.edits.codebook.hits[key_in_folder]
         merged.edits.replay_support = merged.edits.replay_support.merged_with(added.edits.replay_support)
 
 

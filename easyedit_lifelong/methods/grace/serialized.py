@@ -15,11 +15,18 @@ from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Row
-from easyedit_lifelong.methods.grace.codebook.edit_history import further_rows_of, rows_of
+from easyedit_lifelong.methods.grace.codebook.edit_history import EditRows, further_rows_of, rows_of
 from easyedit_lifelong.methods.grace.codebook.key_space import KeySpace, new_codebook
 from easyedit_lifelong.methods.grace.codebook.removal import remove_edits
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.stored_rows import FURTHER, FURTHER_NAMES, entry_of, stored_edits, tensors_of
+from easyedit_lifelong.methods.grace.stored_rows import (
+    FURTHER,
+    FURTHER_NAMES,
+    OTHER_NAMES,
+    entry_of,
+    stored_edits,
+    tensors_of,
+)
 from easyedit_lifelong.methods.grace.training.replay_support import ReplaySupport
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.methods.shared.subject_keys.distance import rounding_of
@@ -66,7 +73,7 @@ class SerializedEdits:
             key_width, value_width = part.tensors["keys"].shape[1], part.tensors["values"].shape[1]
             rounding = _stored_rounding(part, hparams)
             codebook = new_codebook(hparams, key_width, value_width, key_space, rounding)
-            changes = [codebook.redo(edit.rows, edit.query, edit.further) for edit in edits]
+            changes = [codebook.redo(edit.rows, edit.query, edit.further, edit.other_names) for edit in edits]
         except (RuntimeError, IndexError, ValueError) as error:  # from tensors of wrong shapes
             raise RunError(f"{where}: GRACE's edits are incomplete or damaged: {error}") from error
         codebook.hits = _stored_hits(part, len(codebook), where)
@@ -105,7 +112,7 @@ class SerializedEdits:
     def _part(
         self,
         begin: int,
-        history: Sequence[Sequence[Row]],
+        history: Sequence[EditRows],
         further: Sequence[Sequence[Row]],
         records: Sequence[EditRecord],
     ) -> EditsPart:
@@ -120,13 +127,16 @@ class SerializedEdits:
         changed, queries = list[dict[str, Any]](), list[Tensor]()
         changes = self.changes[begin : begin + len(history)]
         for change, rows, further_rows in zip(changes, history, further, strict=True):
-            entry = entry_of(rows)
+            entries = [entry_of(rows_of_key) for rows_of_key in (rows.own, *rows.other_names)]
             if further_rows:
-                entry[FURTHER] = entry_of(further_rows)
-            if change.query is not None:
-                entry["query"] = len(queries)
-                queries.append(change.query.to(self.codebook.keys.device))
-            changed.append(entry)
+                entries[0][FURTHER] = entry_of(further_rows)
+            if rows.other_names:
+                entries[0][OTHER_NAMES] = len(rows.other_names)
+            for entry, of_key in zip(entries, (change, *change.other_names), strict=True):
+                if of_key.query is not None:
+                    entry["query"] = len(queries)
+                    queries.append(of_key.query.to(self.codebook.keys.device))
+            changed += entries
         supported, checked_length = self.replay_support
         state = {
             "changed": changed,
@@ -136,7 +146,7 @@ class SerializedEdits:
         }
         if self.key_space.gate_size:
             state[_GATE_SIZE] = self.key_space.gate_size
-        tensors = tensors_of(row for rows in history for row in rows)
+        tensors = tensors_of(row for own, others in history for rows in (own, *others) for row in rows)
         if any(further):
             of_further = tensors_of(row for rows in further for row in rows)
             tensors |= {FURTHER_NAMES[name]: tensor for name, tensor in of_further.items()}

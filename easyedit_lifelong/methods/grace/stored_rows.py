@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ FURTHER = "further"
 FURTHER_NAMES = {name: f"further_{name}" for name in ARRAY_NAMES}
 """Names of the tensors of further keys in a part, by those of the codebook's tensors."""
 
+OTHER_NAMES = "other_names"
+"""Number of the following entries that belong to the same edit: those of the other names of its subject."""
+
 
 @dataclass(frozen=True)
 class StoredEdit:
@@ -31,12 +34,14 @@ class StoredEdit:
         rows: the rows that the edit changed or added, with their contents right after it.
         query: see :class:`.Change`.
         further: the rows of the edit's further keys.
+        other_names: the rows and the query of the key of each other name of the edit's subject.
     """
 
     record: EditRecord
     rows: list[Row]
     query: Tensor | None
     further: list[Row]
+    other_names: list[tuple[list[Row], Tensor | None]]
 
 
 def entry_of(rows: Sequence[Row]) -> dict[str, Any]:
@@ -66,21 +71,35 @@ def stored_edits(part: EditsPart, where: str) -> list[StoredEdit]:
             name: part.tensors[stored] for name, stored in FURTHER_NAMES.items() if stored in part.tensors
         }
         has_further = further_tensors or any(entry["keys"] for entry in further)
-        further_by_edit = _stored_rows(further, further_tensors) if has_further else [[] for _ in further]
+        further_by_entry = _stored_rows(further, further_tensors) if has_further else [[] for _ in further]
         queries, keys = part.tensors.get("queries"), part.tensors["keys"]
-        return [
-            StoredEdit(
-                EditRecord.from_dict(record, where),
-                rows,
-                _stored_query(entry.get("query"), queries, keys),
-                further_rows,
+        stored_queries = [_stored_query(entry.get("query"), queries, keys) for entry in changed]
+        edits, begin = list[StoredEdit](), 0
+        for edit in part.edits:
+            end = begin + 1 + _number_of_other_names(changed[begin])
+            others = list(zip(rows_by_edit[begin + 1 : end], stored_queries[begin + 1 : end], strict=True))
+            record = EditRecord.from_dict(edit, where)
+            edits.append(
+                StoredEdit(record, rows_by_edit[begin], stored_queries[begin], further_by_entry[begin], others)
             )
-            for record, entry, rows, further_rows in zip(
-                part.edits, changed, rows_by_edit, further_by_edit, strict=True
-            )
-        ]
+            begin = end
+        if begin != len(changed):
+            raise ValueError(f"{len(changed)} entries for {begin} keys")
+        return edits
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise RunError(f"{where}: GRACE's edits are incomplete or damaged: {error}") from error
+
+
+def _number_of_other_names(entry: Mapping[str, Any]) -> int:
+    """Return how many of the following entries belong to an entry's edit.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    count = entry.get(OTHER_NAMES, 0)
+    if type(count) is not int or count < 0:
+        raise ValueError(f"{OTHER_NAMES} {count!r}")
+    return count
 
 
 def _stored_rows(entries: Sequence[dict[str, Any]], tensors: dict[str, Tensor]) -> list[list[Row]]:

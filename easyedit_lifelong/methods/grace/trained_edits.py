@@ -81,7 +81,8 @@ class TrainedEdits(LayerEdits):
             rows_per_edit = len(value_pass.targets) // len(pending)
             queries = value_pass.query[::rows_per_edit]
         for query, edit in zip(queries, pending, strict=True):
-            check_query(query, hparams, f"{edit.where}: the model's activations at {self.path}")
+            for checked in (query, *(other.query for other in edit.other_keys)):
+                check_query(checked, hparams, f"{edit.where}: the model's activations at {self.path}")
         codebook = self.codebook
         if codebook is None:
             value_width = len(pending[0].with_extras(value_pass.output[0]))
@@ -108,6 +109,7 @@ class TrainedEdits(LayerEdits):
             query, edit.label, edit.with_extras(trained.value), (planned.decision, match)
         )
         self.changes.append(change)
+        self.changes[-1] = edit.insert_other_keys(codebook, change, trained.value)
         return EditResult(
             case_id=edit.case_id,
             steps=trained.steps,

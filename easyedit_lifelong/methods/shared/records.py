@@ -16,8 +16,8 @@ from easyedit_lifelong.errors import EditError, RunError, did_you_mean
 _OPTIONAL = ("subject", "ground_truth")
 """Fields of a record that may be None."""
 
-_NOT_ALWAYS_SAVED = ("joiner", "question")
-"""Fields that are saved only if they are not None: records of earlier releases don't have them."""
+_NOT_ALWAYS_SAVED = ("joiner", "question", "aliases")
+"""Fields that are saved only if they have a value: records of earlier releases don't have them."""
 
 _MAX_SHOWN = 16
 """An input tensor with more numbers than this is described by its shape and norm."""
@@ -36,6 +36,7 @@ class EditRecord:
         time: when the edit was made: ISO 8601, UTC.
         joiner: what stands between prompt and target, if the request or the hyperparameters set it.
         question: the user's words in the prompt, if it is in chat form.
+        aliases: other names of the subject.
     """
 
     case_id: int | str
@@ -46,6 +47,7 @@ class EditRecord:
     time: str
     joiner: str | None = None
     question: str | None = None
+    aliases: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, request: EditRequest) -> EditRecord:
@@ -59,11 +61,13 @@ class EditRecord:
             now(),
             request.joiner,
             None if request.question_span is None else request.question,
+            request.aliases,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name, ready for JSON."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["aliases"] = list(self.aliases) or None
         return {name: value for name, value in values.items() if value is not None or name not in _NOT_ALWAYS_SAVED}
 
     @classmethod
@@ -85,9 +89,10 @@ class EditRecord:
             is_text = isinstance(value, str)
             is_number = name == "case_id" and type(value) is int
             is_absent = name in _OPTIONAL and value is None
-            if not (is_text or is_number or is_absent):
+            is_texts = name == "aliases" and isinstance(value, list) and all(isinstance(text, str) for text in value)
+            if not (is_texts if name == "aliases" else is_text or is_number or is_absent):
                 raise RunError(f"{where}: the edit of case {entry['case_id']!r}: {name} can't be {value!r}")
-        return cls(**entry)
+        return cls(**{**entry, "aliases": tuple(entry.get("aliases", ()))})
 
 
 def describe_row(row: Tensor) -> str:

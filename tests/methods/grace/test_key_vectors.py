@@ -150,8 +150,12 @@ class Reference:
         row = self.rows[index]
         changed = {"number": edit.number, "gate": edit.gate, "label": edit.label}
         if row["label"] == edit.label:
-            inside = self.at_most(distance, row["radius"])
-            row |= changed if inside else {**changed, "radius": distance}
+            own = self.key_distance(vectors[:1], row)
+            if not self.at_most(own, eps + row["radius"]):
+                self.rows.append(new_row)
+                return Decision.ADD
+            inside = self.at_most(own, row["radius"])
+            row |= changed if inside else {**changed, "radius": own}
             return Decision.COVERED if inside else Decision.EXPAND
         if self.at_most(distance, 1e-4):
             if not self.at_most(gate_distances[index], 1e-3):
@@ -286,6 +290,16 @@ def test_a_new_edit_is_compared_only_with_keys_whose_gate_is_near() -> None:
     assert (decision, match.index, match.distance) == (Decision.SPLIT, 0, 1.0)
     decision, match = codebook.decide(torch.tensor([1.0]), (3,), torch.tensor([1.0, 1.0, -1.0, -1.0, 0.1]))
     assert (decision, match.index) == (Decision.ADD, -1)
+
+
+def test_an_edit_with_the_same_target_is_covered_only_if_its_own_prompt_is() -> None:
+    """The second vectors of all keys are equal, as those of names that begin a text nearly are."""
+    codebook = Options("euc", 2, gated=False, per_edit_eps=False).new_codebook(1)
+    decisions = [
+        codebook.insert(torch.tensor([x, 100.0]), (1,), torch.zeros(2))[0] for x in (0.0, 10.0, 11.5, 0.5, 30.0)
+    ]
+    assert decisions == [Decision.ADD, Decision.ADD, Decision.ADD, Decision.COVERED, Decision.ADD]
+    assert codebook.lookup(torch.tensor([[0.0], [10.0], [11.5], [0.5], [30.0]])).min() >= 0
 
 
 def test_lookups_follow_a_changed_key_and_its_undo() -> None:

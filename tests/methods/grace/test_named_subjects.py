@@ -46,6 +46,14 @@ def layer_of(model: Any, prompt: str) -> Any:
         ("日本の首都", "首都", Naming.SUBJECT),  # no spaces between words
         ("韩国的首都", "中国的首都", Naming.UNDECIDED),  # a script without case has no names to tell apart
         ("the name", "", Naming.SUBJECT),
+        ("the capital of the US", "US", Naming.SUBJECT),
+        ("it tells us", "US", Naming.UNDECIDED),  # a pronoun
+        ("THE LORD OF THE RINGS", "Lord of the Rings", Naming.SUBJECT),
+        ("THE CAPITAL OF FRANCE", "France", Naming.SUBJECT),
+        ("\u0441\u0442\u043e\u043b\u0438\u0446\u0430 \u0421\u0428\u0410", "\u0421\u0428\u0410", Naming.SUBJECT),
+        ("the capital of भारत", "भारत", Naming.SUBJECT),
+        ("the capital of भारती", "भारत", Naming.UNDECIDED),  # a vowel sign is a part of its word
+        ("the Cafe\u0301", "Caf\u00e9", Naming.SUBJECT),  # one letter, or a letter and an accent
     ],
 )
 def test_what_the_words_say(text: str, subject: str, expected: Naming) -> None:

@@ -13,12 +13,16 @@ from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.codebook import removal
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Decision
-from easyedit_lifelong.methods.grace.codebook.edit_history import decision_of, keys_of, rows_of
+from easyedit_lifelong.methods.grace.codebook.edit_history import all_keys_of, decision_of, keys_of, rows_of
 from easyedit_lifelong.methods.grace.codebook.removal import remove_edits
 from tests.support.thoroughness import examples
 
-Edit = tuple[int, int, int]
-streams = st.lists(st.tuples(st.integers(-10, 10), st.integers(-10, 10), st.integers(0, 2)), min_size=1, max_size=30)
+Point = tuple[int, int]
+Edit = tuple[Point, int, list[Point]]
+"""The query, the label, and the queries of the other names of the edit's subject."""
+
+points = st.tuples(st.integers(-10, 10), st.integers(-10, 10))
+streams = st.lists(st.tuples(points, st.integers(0, 2), st.lists(points, max_size=2)), min_size=1, max_size=30)
 codebook_options = st.tuples(st.sampled_from(["euc", "cos"]), st.sampled_from(["coverage", "moving_average"]))
 
 
@@ -27,8 +31,16 @@ def empty_codebook(options: tuple[str, str]) -> Codebook:
 
 
 def insert(codebook: Codebook, edit: Edit, number: int) -> tuple[Decision, int, Change]:
-    x, y, label = edit
-    return codebook.insert(torch.tensor([x / 4 + 0.01, y / 4]), (label,), torch.tensor([float(number)]))
+    query, label, other_names = edit
+    value = torch.tensor([float(number)])
+    decision, index, change = codebook.insert(vector(query), (label,), value)
+    keys = [(vector(other), value) for other in other_names]
+    return decision, index, codebook.add_other_names(change, (label,), keys)
+
+
+def vector(point: Point) -> torch.Tensor:
+    x, y = point
+    return torch.tensor([x / 4 + 0.01, y / 4])
 
 
 def built(edits: list[tuple[int, Edit]], options: tuple[str, str]) -> tuple[Codebook, list[Change]]:
@@ -45,7 +57,8 @@ def equal(codebook: Codebook, expected: Codebook) -> bool:
 def equal_changes(changes: list[Change], expected: list[Change]) -> bool:
     def fields(change: Change) -> tuple[object, ...]:
         query = None if change.query is None else change.query.tolist()
-        return change.length, change.index, change.label, [t.tolist() for t in change.row], query
+        others = [fields(other) for other in change.other_names]
+        return change.length, change.index, change.label, [t.tolist() for t in change.row], query, others
 
     return [fields(change) for change in changes] == [fields(change) for change in expected]
 
@@ -77,8 +90,12 @@ def test_the_edit_history_reports_the_keys_and_decisions_that_were_made(
     changes = [change for _, _, change in inserted]
     rows = rows_of(codebook, changes)
     assert keys_of(codebook, changes) == [index for _, index, _ in inserted]
-    reported = [decision_of(change, changed_rows) for change, changed_rows in zip(changes, rows, strict=True)]
+    reported = [decision_of(change, changed_rows.own) for change, changed_rows in zip(changes, rows, strict=True)]
     assert reported == [decision for decision, _, _ in inserted]
+    for keys, (_, label, other_names), (own, others) in zip(all_keys_of(codebook, changes), stream, rows, strict=True):
+        assert len(keys) == 1 + len(others) == 1 + len(other_names)
+        assert [rows_of_key[-1].key_index for rows_of_key in (own, *others)] == keys
+        assert all(rows_of_key[-1].label == (label,) for rows_of_key in (own, *others))
     begin = len(stream) // 2
     assert str(rows_of(codebook, changes, begin)) == str(rows[begin:])
 
@@ -110,7 +127,7 @@ def test_a_failed_removal_leaves_the_codebook_unchanged(stream: list[Edit], data
 
 
 def test_removing_an_edit_restores_the_radius_that_it_split() -> None:
-    codebook, changes = built([(0, (0, 0, 1)), (1, (4, 0, 2)), (2, (40, 0, 1))], ("euc", "coverage"))
+    codebook, changes = built([(0, ((0, 0), 1, [])), (1, ((4, 0), 2, [])), (2, ((40, 0), 1, []))], ("euc", "coverage"))
     codebook.hits.update({0: 1, 1: 7, 2: 3})
     assert codebook.radii[0] < 0.51
     (first, second) = remove_edits(codebook, changes, {1}, "abc")
@@ -119,8 +136,27 @@ def test_removing_an_edit_restores_the_radius_that_it_split() -> None:
     assert (first.length, second.length) == (0, 1)
 
 
+def test_a_key_of_another_name_gets_its_hits_back() -> None:
+    edits: list[tuple[int, Edit]] = [(0, ((0, 0), 1, [(40, 0)])), (1, ((-40, 0), 2, [(0, 40), (0, -40)]))]
+    codebook, changes = built(edits, ("euc", "coverage"))
+    codebook.hits.update({0: 1, 1: 2, 2: 3, 3: 4, 4: 5})
+    (kept,) = remove_edits(codebook, changes, {0}, "ab")
+    assert codebook.hits == {0: 3, 1: 4, 2: 5}
+    assert equal(codebook, built(edits[1:], ("euc", "coverage"))[0])
+    codebook.undo(kept)
+    assert len(codebook) == 0
+
+
+def test_other_names_that_cant_be_inserted_leave_no_trace() -> None:
+    codebook, (change,) = built([(0, ((0, 0), 1, []))], ("euc", "coverage"))
+    value = torch.tensor([1.0])
+    with pytest.raises(RuntimeError):
+        codebook.add_other_names(change, (1,), [(vector((30, 0)), value), (torch.ones(3), value)])
+    assert equal(codebook, built([(0, ((0, 0), 1, []))], ("euc", "coverage"))[0])
+
+
 def test_removal_is_refused_if_a_later_edits_query_is_not_known() -> None:
-    stream = [(0, 0, 1), (0, 1, 1), (30, 0, 1)]  # the second is covered by the first
+    stream: list[Edit] = [((0, 0), 1, []), ((0, 1), 1, []), ((30, 0), 1, [])]  # the second is covered by the first
     codebook, changes = built(list(enumerate(stream)), ("euc", "coverage"))
     changes[1] = Change(changes[1].length, changes[1].index, changes[1].label, changes[1].row)
     with pytest.raises(EditError, match=r"case 'b' came later, and was saved without its query"):

@@ -36,3 +36,27 @@ def test_the_query_of_an_edit_that_changed_a_key_is_read() -> None:
 def test_damaged_queries_are_reported(queries: Tensor) -> None:
     with pytest.raises(RunError, match="edits: GRACE's edits are incomplete or damaged: quer"):
         stored_edits(part_with(queries), "edits")
+
+
+@pytest.mark.parametrize("count", [-1, 2, 0, "1", True, None], ids=repr)
+def test_a_wrong_number_of_other_names_is_reported(count: Any) -> None:
+    changed = [{"keys": [0], "labels": [[5]], "other_names": count}, {"keys": [1], "labels": [[5]]}]
+    tensors = {"keys": torch.ones(2, 3), "values": torch.ones(2, 4), "radii": torch.ones(2)}
+    part = EditsPart({}, [RECORD], {"changed": changed}, tensors)
+    with pytest.raises(RunError, match="edits: GRACE's edits are incomplete or damaged: "):
+        stored_edits(part, "edits")
+    changed[0]["other_names"] = 1
+    (edit,) = stored_edits(part, "edits")
+    assert [row.key_index for row in edit.rows] == [0]
+    assert [[row.key_index for row in rows] for rows, _ in edit.other_names] == [[1]]
+
+
+@pytest.mark.parametrize("aliases", ["a", [1], None, {}])
+def test_damaged_aliases_are_reported(aliases: Any) -> None:
+    part = EditsPart({}, [{**RECORD, "aliases": aliases}], {"changed": [{"keys": [0], "labels": [[5]]}]}, _one_row())
+    with pytest.raises(RunError, match="aliases can't be"):
+        stored_edits(part, "edits")
+
+
+def _one_row() -> dict[str, Tensor]:
+    return {"keys": torch.ones(1, 3), "values": torch.ones(1, 4), "radii": torch.ones(1)}

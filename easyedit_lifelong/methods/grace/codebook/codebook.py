@@ -12,7 +12,7 @@ from torch import Tensor
 from easyedit_lifelong.methods.grace.codebook.codebook_arrays import KeyTensors
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Decision, Label, Match, Row
 from easyedit_lifelong.methods.grace.codebook.stored_keys import StoredKeys
-from easyedit_lifelong.methods.shared.subject_keys.distance import COS
+from easyedit_lifelong.methods.shared.subject_keys.distance import COS, normalized, pairwise_distances
 
 _SPLIT_GAP = 1e-5
 """Gap between the two radii of a split, as in the authors' code."""
@@ -38,6 +38,10 @@ class Codebook(StoredKeys):
         key. Otherwise, if the labels are equal, it expands the rival's radius unless this contains the query already;
         if the labels differ, it splits the distance between both keys.
 
+        If keys have several key vectors, the distance that counts for an expansion is that of the first vector, which
+        is the edit's own prompt: the others can be near although the prompt is not. If it is too far away, the edit
+        adds a key.
+
         If the same prompt is edited again with another label, a split would leave a radius of 0. There the later edit
         supersedes the earlier one; the paper does not treat this case. With gates, the edit supersedes the other only
         if their gates are equal, too: otherwise they are two facts about one subject, and both keys stay.
@@ -60,12 +64,21 @@ class Codebook(StoredKeys):
         if match.distance > eps + radius:
             return Decision.ADD, match
         if self.labels[match.index] == label:
-            return (Decision.EXPAND if match.distance > radius else Decision.COVERED), match
+            own = match.distance if self.views == 1 else self._first_distance(query, match.index)
+            if own > eps + radius:
+                return Decision.ADD, match
+            return (Decision.EXPAND if own > radius else Decision.COVERED), Match(match.index, own)
         if match.distance > self._same_query_distance(query):
             return Decision.SPLIT, match
         rival = torch.tensor([match.index], device=self.gates.device)
         other_fact = gate is not None and not bool(self.same_prompt(gate.unsqueeze(0), rival))
         return (Decision.ADD if other_fact else Decision.SUPERSEDE), match
+
+    def _first_distance(self, query: Tensor, index: int) -> float:
+        """Return the distance from the first key vector of an edit to a key."""
+        first, vectors = self._vectors_of(query)[:1], self._vectors_of(self.keys[index])
+        distances = pairwise_distances(normalized(first, self.dist_fn), normalized(vectors, self.dist_fn), self.dist_fn)
+        return float(distances.min())
 
     def _nearest_rival(self, query: Tensor, gate: Tensor, gate_eps: float) -> Match:
         """Return the nearest key whose gate is within ``gate_eps`` of an edit's gate.
@@ -126,6 +139,31 @@ class Codebook(StoredKeys):
         self.labels.append(label)
         return len(self) - 1
 
+    def add_other_names(self, change: Change, label: Label, keys: Sequence[tuple[Tensor, Tensor]]) -> Change:
+        """Insert the keys of the other names of an edit's subject, each by algorithm 1, but always as a key of its own.
+
+        A key with the same label neither covers nor expands to another name, so that its radius stays that of one name.
+
+        Args:
+            change: the edit's change so far, the last one of the codebook.
+            label: the edit's target tokens.
+            keys: for each name, its query and the edit's value with the name's gate and radius; see :meth:`insert`.
+
+        Returns:
+            The edit's change with those of the other names.
+        """
+        added = list[Change]()
+        try:
+            for query, value in keys:
+                decision, match = self.decide(query, label, value)
+                if decision in (Decision.EXPAND, Decision.COVERED):
+                    decision = Decision.ADD
+                added.append(self.insert(query, label, value, (decision, match))[2])
+        except BaseException:
+            self.undo(*added)
+            raise
+        return dataclasses.replace(change, other_names=tuple(added))
+
     def row(self, index: int) -> Row:
         """Return a copy of a key's row."""
         return Row(index, self.labels[index], self._arrays.row(index))
@@ -171,13 +209,20 @@ class Codebook(StoredKeys):
             if not len(self.further_keys):
                 self.further_keys = None
 
-    def redo(self, rows: Sequence[Row], query: Tensor | None = None, further: Sequence[Row] = ()) -> Change:
+    def redo(
+        self,
+        rows: Sequence[Row],
+        query: Tensor | None = None,
+        further: Sequence[Row] = (),
+        other_names: Sequence[tuple[Sequence[Row], Tensor | None]] = (),
+    ) -> Change:
         """Repeat what an edit did, from the rows that it left behind instead of a decision.
 
         Args:
             rows: the rows that the edit changed or added, with their contents right after it.
             query: see :class:`Change`.
             further: the same for each of its further keys.
+            other_names: the rows and the query of the key of each other name of the edit's subject.
 
         Returns:
             The change that :meth:`undo` needs.
@@ -192,11 +237,14 @@ class Codebook(StoredKeys):
         if further:
             codebook = self._codebook_of_further_keys(further[0])
             change = dataclasses.replace(change, further=tuple(codebook.redo([row]) for row in further))
+        if other_names:
+            change = dataclasses.replace(change, other_names=tuple(self.redo(*other) for other in other_names))
         return change
 
     def undo(self, *changes: Change) -> None:
         """Undo the last edits, given their changes in the order of the edits."""
         for change in reversed(changes):
+            self.undo(*change.other_names)
             self._undo_further_keys(change.further)
             for index in range(change.length, len(self)):
                 self.hits.pop(index, None)

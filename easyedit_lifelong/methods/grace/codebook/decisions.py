@@ -70,6 +70,7 @@ class Change:
         query: the edit's query. None if the edit added a key, which equals its query; and for edits saved by early
             releases, which did not store queries.
         further: what each further key of the edit changed in the codebook of further keys.
+        other_names: what the key of each other name of the edit's subject changed, in order, after the edit's own key.
     """
 
     length: int
@@ -78,6 +79,7 @@ class Change:
     row: KeyTensors | tuple[()] = ()
     query: Tensor | None = None
     further: tuple[Change, ...] = ()
+    other_names: tuple[Change, ...] = ()
 
     @property
     def row_before(self) -> Row | None:

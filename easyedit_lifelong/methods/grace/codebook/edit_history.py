@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -21,38 +23,39 @@ class TrainedEdit:
         label: the edit's target tokens.
         value: the trained value, with gate and radius if the codebook stores these.
         further: the rows of the edit's further keys.
+        other_names: the same for the key of each other name of the edit's subject.
     """
 
     query: Tensor | None
     label: Label
     value: Tensor
     further: Sequence[Row] = ()
+    other_names: Sequence[TrainedEdit] = ()
 
 
-def rows_of(codebook: Codebook, changes: Sequence[Change], begin: int = 0) -> list[list[Row]]:
-    """Return the rows that each edit changed or added, with their contents right after that edit.
+class EditRows(NamedTuple):
+    """The rows that one edit changed or added.
 
-    The last row of an edit is its own key: the key that answers its query.
+    Attributes:
+        own: those of the edit's own key, right after that was inserted. The last row is the key itself: the key that
+            answers the edit's query.
+        other_names: the same for the key of each other name of the edit's subject.
+    """
+
+    own: list[Row]
+    other_names: list[list[Row]]
+
+
+def rows_of(codebook: Codebook, changes: Sequence[Change], begin: int = 0) -> list[EditRows]:
+    """Return the rows that each edit changed or added.
 
     Args:
         codebook: the codebook.
         changes: the changes of all edits, in order.
         begin: number of the first edit to return rows for.
     """
-    end = len(codebook)
-    length_before = changes[begin].length if begin < len(changes) else end
-    changed_keys = {change.index for change in changes[begin:] if change.index is not None}
-    # Go back in time, from the present rows, undoing one change after the other.
-    rows = {key: codebook.row(key) for key in changed_keys | set(range(length_before, end))}
-    history: list[list[Row]] = []
-    for change in reversed(changes[begin:]):
-        changed = [] if change.index is None else [rows[change.index]]
-        added = [rows[key] for key in range(change.length, end)]
-        history.append(changed + added)
-        end = change.length
-        if change.row_before is not None:
-            rows[change.row_before.key_index] = change.row_before
-    return history[::-1]
+    rows = iter(_rows_of_keys(codebook, _changes_of_keys(changes[begin:])))
+    return [EditRows(next(rows), list(itertools.islice(rows, len(change.other_names)))) for change in changes[begin:]]
 
 
 def further_rows_of(codebook: Codebook, changes: Sequence[Change], begin: int = 0) -> list[list[Row]]:
@@ -60,23 +63,20 @@ def further_rows_of(codebook: Codebook, changes: Sequence[Change], begin: int = 
 
     Arguments are those of :func:`rows_of`.
     """
-    counts = [len(change.further) for change in changes]
     if codebook.further_keys is None:
         return [[] for _ in changes[begin:]]
-    flat = [further for change in changes for further in change.further]
-    rows = iter(rows_of(codebook.further_keys, flat, sum(counts[:begin])))
-    return [[row for (row,) in itertools.islice(rows, count)] for count in counts[begin:]]
+    rows = iter(_rows_of_keys(codebook.further_keys, [further for c in changes[begin:] for further in c.further]))
+    return [[row for (row,) in itertools.islice(rows, len(change.further))] for change in changes[begin:]]
 
 
 def trained_edits(
-    changes: Sequence[Change], rows: Sequence[Sequence[Row]], further: Sequence[Sequence[Row]]
+    changes: Sequence[Change], rows: Sequence[EditRows], further: Sequence[Sequence[Row]]
 ) -> list[TrainedEdit]:
     """Return the trained edits, given their changes and what :func:`rows_of` and :func:`further_rows_of` return."""
     edits = []
-    for change, rows_of_edit, further_rows in zip(changes, rows, further, strict=True):
-        index, label, tensors = rows_of_edit[-1]
-        added_key = index >= change.length
-        edits.append(TrainedEdit(tensors.key if added_key else change.query, label, tensors.value, further_rows))
+    for change, (own, other_names), further_rows in zip(changes, rows, further, strict=True):
+        others = [_trained(*other) for other in zip(change.other_names, other_names, strict=True)]
+        edits.append(dataclasses.replace(_trained(change, own), further=further_rows, other_names=others))
     return edits
 
 
@@ -85,15 +85,22 @@ def keys_of(codebook: Codebook, changes: Sequence[Change]) -> list[int]:
 
     If several edits have the same key, the key answers for the last of them.
     """
-    lengths_after = [*(change.length for change in changes[1:]), len(codebook)] if changes else []
-    return [
+    return [own for own, *_ in all_keys_of(codebook, changes)]
+
+
+def all_keys_of(codebook: Codebook, changes: Sequence[Change]) -> list[list[int]]:
+    """Return the indices of each edit's keys: its own key, then that of each other name of its subject."""
+    of_keys = _changes_of_keys(changes)
+    lengths_after = [*(change.length for change in of_keys[1:]), len(codebook)] if of_keys else []
+    keys = (
         change.length if length_after > change.length or change.index is None else change.index
-        for change, length_after in zip(changes, lengths_after, strict=True)
-    ]
+        for change, length_after in zip(of_keys, lengths_after, strict=True)
+    )
+    return [list(itertools.islice(keys, 1 + len(change.other_names))) for change in changes]
 
 
 def decision_of(change: Change, rows: Sequence[Row]) -> Decision:
-    """Return the decision about an edit, inferred from its change and its rows; see :func:`rows_of`."""
+    """Return the decision about an edit, inferred from its change and the rows of its own key; see :func:`rows_of`."""
     index, label, tensors = rows[-1]
     added_key = index >= change.length
     if added_key:
@@ -112,4 +119,40 @@ def insert_again(
     assert edit.query is not None
     device = codebook.keys.device  # may have changed since the edit
     _, index, change = codebook.insert(edit.query.to(device), edit.label, edit.value.to(device), decided)
-    return index, codebook.add_further_keys(change, edit.further)
+    others = [(other.query.to(device), other.value.to(device)) for other in edit.other_names if other.query is not None]
+    return index, codebook.add_further_keys(codebook.add_other_names(change, edit.label, others), edit.further)
+
+
+def _changes_of_keys(changes: Sequence[Change]) -> list[Change]:
+    """Return the changes of single keys: of each edit's own key, followed by those of its other names."""
+    return [of_key for change in changes for of_key in (change, *change.other_names)]
+
+
+def _rows_of_keys(codebook: Codebook, changes: Sequence[Change]) -> list[list[Row]]:
+    """Return the rows that each key's insertion changed or added, with their contents right after it.
+
+    Args:
+        codebook: the codebook.
+        changes: the changes of the last keys, in order; see :func:`_changes_of_keys`.
+    """
+    end = len(codebook)
+    length_before = changes[0].length if changes else end
+    changed_keys = {change.index for change in changes if change.index is not None}
+    # Go back in time, from the present rows, undoing one change after the other.
+    rows = {key: codebook.row(key) for key in changed_keys | set(range(length_before, end))}
+    history: list[list[Row]] = []
+    for change in reversed(changes):
+        changed = [] if change.index is None else [rows[change.index]]
+        added = [rows[key] for key in range(change.length, end)]
+        history.append(changed + added)
+        end = change.length
+        if change.row_before is not None:
+            rows[change.row_before.key_index] = change.row_before
+    return history[::-1]
+
+
+def _trained(change: Change, rows: Sequence[Row]) -> TrainedEdit:
+    """Return the arguments that inserted one key."""
+    index, label, tensors = rows[-1]
+    added_key = index >= change.length
+    return TrainedEdit(tensors.key if added_key else change.query, label, tensors.value)

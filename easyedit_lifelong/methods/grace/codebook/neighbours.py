@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +33,7 @@ class Neighbour:
     nearness: float
 
 
-def neighbours_of(codebook: Codebook) -> list[Neighbour | None]:
+def neighbours_of(codebook: Codebook, owners: Sequence[int] | None = None) -> list[Neighbour | None]:
     """Return each key's neighbour, the competing key with the smallest nearness; None if no key competes.
 
     The distance between two keys is that of their nearest key vectors. Keys whose gates are more than ``gate_eps``
@@ -40,6 +41,10 @@ def neighbours_of(codebook: Codebook) -> list[Neighbour | None]:
 
     Distances of all pairs come from a matrix product, which is inaccurate for nearly equal keys. For the few nearest
     candidates of each key, they are computed again as in a lookup.
+
+    Args:
+        codebook: the codebook.
+        owners: a number for each key. Keys with the same number, as those of one edit, do not compete.
     """
     count, views = len(codebook), codebook.views
     if count < 2:
@@ -47,6 +52,7 @@ def neighbours_of(codebook: Codebook) -> list[Neighbour | None]:
     vectors, radii = normalized(codebook.key_vectors, codebook.dist_fn), codebook.radii
     squares = vectors.square().sum(dim=1)
     gates, gate_eps = codebook.prepared_gates(codebook.gates), codebook.gate_eps
+    owner_of = torch.tensor(range(count) if owners is None else owners, device=vectors.device)
     neighbours: list[Neighbour | None] = []
     block_size = max(1, _PAIRS_AT_ONCE // (count * views * views))
     for start in range(0, count, block_size):
@@ -59,7 +65,7 @@ def neighbours_of(codebook: Codebook) -> list[Neighbour | None]:
             vector_distances = (squares[vectors_of_keys].unsqueeze(1) + squares - 2 * products).clamp_min(0).sqrt()
         distances = vector_distances.view(len(keys), views, count, views).amin(dim=(1, 3))
         nearness = distances / _sum_of_radii(radii[keys].unsqueeze(1), radii)
-        excluded = torch.arange(count, device=vectors.device) == keys.unsqueeze(1)  # the key itself
+        excluded = owner_of == owner_of[keys].unsqueeze(1)  # the key itself, too
         if gate_eps is not None:
             excluded |= 1 - gates[keys] @ gates.t() > gate_eps
         nearness = nearness.masked_fill(excluded, float("inf"))

@@ -13,6 +13,7 @@ from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change
 from easyedit_lifelong.methods.grace.codebook.edit_history import (
+    all_keys_of,
     further_rows_of,
     insert_again,
     keys_of,
@@ -43,7 +44,7 @@ def remove_edits(
     check_removable(codebook, changes, numbers, names)
     begin = min(numbers)
     rows, further = rows_of(codebook, changes, begin), further_rows_of(codebook, changes, begin)
-    keys_before, hits_before = keys_of(codebook, changes), Counter(codebook.hits)
+    keys_before, hits_before = all_keys_of(codebook, changes), Counter(codebook.hits)
     codebook.undo(*changes[begin:])
     kept = list(changes[:begin])
     try:
@@ -52,17 +53,19 @@ def remove_edits(
                 kept.append(insert_again(codebook, edit)[1])
     except BaseException:
         codebook.undo(*kept[begin:])
-        for change, rows_of_edit, further_rows in zip(changes[begin:], rows, further, strict=True):
-            codebook.redo(rows_of_edit, change.query, further_rows)
+        for change, (own, other_names), further_rows in zip(changes[begin:], rows, further, strict=True):
+            queries = [other.query for other in change.other_names]
+            codebook.redo(own, change.query, further_rows, list(zip(other_names, queries, strict=True)))
         codebook.hits = hits_before
         raise
     # The hits of keys that were undone are gone. Give them back to the keys of the edits that had added those keys.
     remaining = (n for n in range(begin, len(changes)) if n not in numbers)
-    for n, new_key in zip(remaining, keys_of(codebook, kept)[begin:], strict=True):
-        old_key = keys_before[n]
-        added_key = old_key >= changes[n].length
-        if added_key and hits_before[old_key]:
-            codebook.hits[new_key] += hits_before[old_key]
+    for n, new_keys in zip(remaining, all_keys_of(codebook, kept)[begin:], strict=True):
+        of_keys = (changes[n], *changes[n].other_names)
+        for change, old_key, new_key in zip(of_keys, keys_before[n], new_keys, strict=True):
+            added_key = old_key >= change.length
+            if added_key and hits_before[old_key]:
+                codebook.hits[new_key] += hits_before[old_key]
     return kept
 
 

@@ -12,13 +12,16 @@ words either: there, the text names the subject if it ends with the subject's ch
   form of the subject's last word.
 - The text ends before: it may have a shorter name of the subject, so the words decide nothing.
 
+A subject may have other names: aliases, and its name without the words in brackets at the end of "Mercury (planet)".
+Each has its own key, whose name is compared with the text.
+
 Where the words decide nothing, a key matches only in the inner part of its radius (:data:`UNDECIDED_RADIUS`).
 """
 
 from __future__ import annotations
 
 import math
-import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
@@ -26,9 +29,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from easyedit_lifelong.data.subjects import is_abbreviation, is_function_word
 from easyedit_lifelong.models.windows import Window
 
-_WORD = re.compile(r"[^\W_]+")
 _TOKENS_PER_WORD = 8
 """Tokens of a text that are read for each word of a subject, and for one more; more than words nearly always have."""
 
@@ -46,8 +49,9 @@ class Naming(Enum):
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of a text, without spaces and punctuation; case is kept."""
-    return _WORD.findall(text)
+    """Return the words of a text, without spaces and punctuation; case is kept, and so are vowel signs and accents."""
+    text = unicodedata.normalize("NFC", text)
+    return "".join(char if char.isalnum() or unicodedata.category(char)[0] == "M" else " " for char in text).split()
 
 
 def naming(text: Sequence[str], subject: Sequence[str]) -> Naming:
@@ -61,7 +65,7 @@ def naming(text: Sequence[str], subject: Sequence[str]) -> Naming:
         if place > len(text):
             return Naming.UNDECIDED
         found = text[-place]
-        if found.casefold() == word.casefold():
+        if found.casefold() == word.casefold() and (len(subject) > 1 or not _is_other_function_word(found, word)):
             continue
         if place == 1 and _is_caseless(word):
             named = "".join(text).casefold().endswith("".join(subject).casefold())
@@ -71,6 +75,11 @@ def naming(text: Sequence[str], subject: Sequence[str]) -> Naming:
         is_name = found[0].isdigit() or (found[0].isupper() and place < len(text))
         return Naming.OTHER if is_name else Naming.UNDECIDED
     return Naming.SUBJECT
+
+
+def _is_other_function_word(found: str, word: str) -> bool:
+    """Return whether one of two words is an abbreviation and the other a function word: the name "US", and "us"."""
+    return is_function_word(found) if is_abbreviation(word) else is_abbreviation(found) and is_function_word(word)
 
 
 def _is_caseless(word: str) -> bool:
@@ -88,7 +97,7 @@ class NamedSubjects:
 
     Args:
         tokenizer: the model's.
-        subjects_of_key: returns the subjects of the edits that a key answers for; none if they are not known.
+        subjects_of_key: returns the names of subjects that a key answers for; none if they are not known.
         radius: the least radius of a key where the words name its subject.
     """
 

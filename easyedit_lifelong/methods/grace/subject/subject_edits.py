@@ -12,7 +12,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +25,11 @@ from easyedit_lifelong.methods.grace.subject.model_statistics import (
     check_padding,
     needs_relation_metric,
 )
-from easyedit_lifelong.methods.grace.subject.request_texts import RequestTexts, encode_request_texts
+from easyedit_lifelong.methods.grace.subject.request_texts import OtherName, RequestTexts, encode_request_texts
 from easyedit_lifelong.methods.grace.subject.subject_layer import SubjectAdaptor
 from easyedit_lifelong.methods.grace.training.further_keys import first_part
 from easyedit_lifelong.methods.grace.training.layer_passes import LayerPasses
+from easyedit_lifelong.methods.grace.training.train_batch import OtherKey
 from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
 from easyedit_lifelong.methods.shared.subject_keys.auto_radius import Neighbourhood, QueriesOf
 from easyedit_lifelong.models.capture import inputs_at
@@ -47,11 +48,27 @@ class SubjectBatch:
         keys: their keys, shape ``(edits, key vectors * width)``.
         extras: the gate and the radius that are stored with each value, as far as the hyperparameters ask for them;
             shape ``(edits, extras)``.
+        other_keys: for each edit, the keys of the other names of its subject.
     """
 
     value_pass: ValuePass
     keys: Tensor
     extras: Tensor
+    other_keys: list[list[OtherKey]]
+
+
+class _NamedKey(NamedTuple):
+    """The key of one name of a subject.
+
+    Attributes:
+        name: the name.
+        key: its key vectors, ``(key vectors, width)``.
+        context_rows: token ids of the edit's contexts up to the name's last token.
+    """
+
+    name: str
+    key: Tensor
+    context_rows: list[list[int]]
 
 
 class SubjectEdits:
@@ -120,13 +137,52 @@ class SubjectEdits:
         value_tokens = None if hparams.answer_layer else [text.subject_end for text in texts]
         pairs = [first_part(text.pair, hparams.tokens_per_key) for text in texts]
         value_pass = self._passes.build(self._adaptor, pairs, 1, pad, value_tokens)
-        extras = [keys.new_empty(len(encoded), 0)]  # no columns, in case neither gates nor radii are stored
+        gates = keys.new_empty(len(encoded), 0)
         if hparams.gate_eps is not None:
             texts_per_edit = len(encoded[0].texts)  # the first of them is the edit's own prompt
-            extras.append(value_pass.query[::texts_per_edit].to(keys.device))
-        if self._neighbourhood is not None:
-            extras.append(_radii(self._neighbourhood, encoded, keys, queries_of))
-        return SubjectBatch(value_pass, keys.flatten(1), torch.cat(extras, dim=1))
+            gates = value_pass.query[::texts_per_edit].to(keys.device)
+        subjects = [
+            _NamedKey((request_texts.request.subject or "").strip(), key, request_texts.context_rows)
+            for request_texts, key in zip(encoded, keys, strict=True)
+        ]
+        extras = torch.cat([gates, self._radii(subjects, queries_of, keys)], dim=1)
+        other_keys = [
+            self._other_keys(request_texts.other_names, gate, queries_of)
+            for request_texts, gate in zip(encoded, gates, strict=True)
+        ]
+        return SubjectBatch(value_pass, keys.flatten(1), extras, other_keys)
+
+    def _other_keys(self, names: Sequence[OtherName], gate: Tensor, queries_of: QueriesOf) -> list[OtherKey]:
+        """Return the keys of the other names of an edit's subject.
+
+        Args:
+            names: the names.
+            gate: the edit's gate, ``(gate_size,)``: that of its own prompt, whatever the name.
+            queries_of: returns the key layer's queries for rows of tokens.
+        """
+        if not names:
+            return []
+        keys = _last_queries(queries_of, [name.key_rows for name in names])
+        named = [_NamedKey(name.name, key, name.context_rows) for name, key in zip(names, keys, strict=True)]
+        radii = self._radii(named, queries_of, keys)
+        return [OtherKey(key.flatten(), torch.cat([gate, radius])) for key, radius in zip(keys, radii, strict=True)]
+
+    def _radii(self, names: Sequence[_NamedKey], queries_of: QueriesOf, keys: Tensor) -> Tensor:
+        """Return each key's initial radius by ``eps: auto``, ``(keys, 1)``; ``(keys, 0)`` without it.
+
+        Args:
+            names: the keys.
+            queries_of: returns the key layer's queries for rows of tokens.
+            keys: gives the tensor's dtype and device.
+        """
+        if self._neighbourhood is None:
+            return keys.new_empty(len(names), 0)
+        context_queries = _last_queries(queries_of, [named.context_rows for named in names])
+        radii = [
+            self._neighbourhood.radius(named.key, named.name, queries)
+            for named, queries in zip(names, context_queries, strict=True)
+        ]
+        return torch.tensor(radii, device=keys.device).unsqueeze(1)
 
     def _get_statistics(self, tokenizer: Any, hparams: GraceHyperParams) -> None:
         """Get the model's statistics that the hyperparameters ask for. Those of loaded edits stay.
@@ -144,7 +200,15 @@ class SubjectEdits:
 
 
 def _with_telling_subject(request: EditRequest) -> EditRequest:
-    """Return a request whose subject is its prompt if the given one is a function word; else the request."""
+    """Return a request without names that are function words: its prompt takes the place of such a subject."""
+    aliases = [alias for alias in request.aliases if not is_function_word(alias)]
+    if len(aliases) < len(request.aliases):
+        LOG.warning(
+            "%s, field 'aliases': function words occur in texts about anything, so these are left out: %s",
+            request.where,
+            ", ".join(repr(alias) for alias in request.aliases if is_function_word(alias)),
+        )
+        request = dataclasses.replace(request, aliases=tuple(aliases))
     if request.subject is None or not is_function_word(request.subject):
         return request
     LOG.warning(
@@ -153,23 +217,7 @@ def _with_telling_subject(request: EditRequest) -> EditRequest:
         request.where,
         request.subject.strip(),
     )
-    return dataclasses.replace(request, subject=request.question.strip())
-
-
-def _radii(
-    neighbourhood: Neighbourhood, encoded: Sequence[RequestTexts], keys: Tensor, queries_of: QueriesOf
-) -> Tensor:
-    """Return each key's initial radius by ``eps: auto``, ``(edits, 1)``."""
-    contexts = [
-        [text.pair.prompt[: text.subject_end + 1] for text in request_texts.texts if text.pair.target]
-        for request_texts in encoded
-    ]
-    subjects = [(request_texts.request.subject or "").strip() for request_texts in encoded]
-    radii = [
-        neighbourhood.radius(key, subject, context_queries)
-        for key, subject, context_queries in zip(keys, subjects, _last_queries(queries_of, contexts), strict=True)
-    ]
-    return torch.tensor(radii, device=keys.device).unsqueeze(1)
+    return dataclasses.replace(request, subject=request.question.strip(), aliases=())
 
 
 def _last_queries(queries_of: QueriesOf, rows_by_edit: Sequence[Sequence[list[int]]]) -> Tensor:

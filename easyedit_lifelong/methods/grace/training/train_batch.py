@@ -15,9 +15,23 @@ from torch import Tensor
 
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Decision, Label, Match
+from easyedit_lifelong.methods.grace.codebook.edit_history import all_keys_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.training.optimise import TrainedValue, initial_value, train_values
 from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
+
+
+@dataclass(frozen=True)
+class OtherKey:
+    """The key of another name of an edit's subject.
+
+    Attributes:
+        query: shape ``(views * key_size,)``.
+        extras: gate and radius to store with the edit's value at this key; see :class:`PendingEdit`.
+    """
+
+    query: Tensor
+    extras: Tensor
 
 
 @dataclass(frozen=True)
@@ -30,6 +44,7 @@ class PendingEdit:
         where: the edit's name in messages.
         case_id: the case_id of the request.
         extras: gate and radius to store with the value, see :class:`.StoredKeys`; None without them.
+        other_keys: the keys of the other names of its subject.
     """
 
     label: Label
@@ -37,10 +52,22 @@ class PendingEdit:
     where: str
     case_id: int | str
     extras: Tensor | None = None
+    other_keys: Sequence[OtherKey] = ()
 
     def with_extras(self, value: Tensor) -> Tensor:
         """Return a value as the codebook stores it: followed by gate and radius, if there are any."""
         return value if self.extras is None else torch.cat([value, self.extras.to(value)])
+
+    def insert_other_keys(self, codebook: Codebook, change: Change, value: Tensor) -> Change:
+        """Insert the keys of the other names into a codebook, with a value; return the edit's change with theirs.
+
+        Args:
+            codebook: the codebook, whose last edit is this one.
+            change: what the edit has changed so far.
+            value: the edit's value.
+        """
+        keys = [(other.query, torch.cat([value, other.extras.to(value)])) for other in self.other_keys]
+        return codebook.add_other_names(change, self.label, keys)
 
 
 @dataclass(frozen=True)
@@ -80,9 +107,11 @@ def plan_edits(
             predecessor = None
             if decision in (Decision.EXPAND, Decision.COVERED):  # training continues from the key's value
                 predecessor, start = last_edit_of_key.get(match.index), codebook.values[match.index].clone()
-            _, index, change = codebook.insert(query, edit.label, edit.with_extras(start), (decision, match))
+            _, _, change = codebook.insert(query, edit.label, edit.with_extras(start), (decision, match))
             changes.append(change)
-            last_edit_of_key[index] = number
+            changes[-1] = edit.insert_other_keys(codebook, change, start)
+            (keys,) = all_keys_of(codebook, changes[-1:])
+            last_edit_of_key |= dict.fromkeys(keys, number)
             planned.append(PlannedEdit(decision, match, start, predecessor))
     finally:
         codebook.undo(*changes)
