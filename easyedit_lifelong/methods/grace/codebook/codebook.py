@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,10 @@ from easyedit_lifelong.methods.grace.codebook.codebook_arrays import KeyTensors
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Decision, Label, Match, Row
 from easyedit_lifelong.methods.grace.codebook.stored_keys import StoredKeys
 from easyedit_lifelong.methods.shared.subject_keys.distance import COS
+
+NEAREST_KEY_LIMIT = 10_000
+"""In a larger codebook, an edit searches for its rival only as far as a key could be its rival: the distance to a
+distant nearest key takes longer to find than all else, and decides nothing."""
 
 _SPLIT_GAP = 1e-5
 """Gap between the two radii of a split, as in the authors' code."""
@@ -34,6 +39,8 @@ class Codebook(StoredKeys):
     def decide(self, query: Tensor, label: Label, value: Tensor | None = None) -> tuple[Decision, Match]:
         """Return what an edit would do to the codebook, and its rival: the nearest key that it competes with.
 
+        In a codebook of more than :data:`NEAREST_KEY_LIMIT` keys, an edit out of reach of all keys has no rival.
+
         This is algorithm 1. If the distance to the rival is more than ``eps`` plus the rival's radius, the edit adds a
         key. Otherwise, if the labels are equal, it expands the rival's radius unless this contains the query already;
         if the labels differ, it splits the distance between both keys.
@@ -48,7 +55,9 @@ class Codebook(StoredKeys):
             value: the edit's value, with its gate and radius if the codebook stores these. Edits with distant gates
                 do not compete for a key.
         """
-        match, eps, gate = self.nearest(query), self._initial_radius(value), None
+        eps, gate = self._initial_radius(value), None
+        reach = eps + float(self.radii.max()) if len(self) > NEAREST_KEY_LIMIT else math.inf
+        match = self.nearest(query, reach)
         if value is not None and self.gate_eps is not None:
             gate = self._gate_in(value)
             may_reach_a_key = len(self) > 0 and match.distance <= eps + float(self.radii.max())
@@ -146,9 +155,8 @@ class Codebook(StoredKeys):
         try:
             for row in rows:
                 key = row.tensors.key.to(self.keys.device)
-                nearest = further_keys.nearest(key)
-                is_equal = nearest.distance <= further_keys._same_query_distance(key)
-                index = nearest.index if is_equal else len(further_keys)
+                equal_key = further_keys.nearest(key, within=further_keys._same_query_distance(key)).index
+                index = equal_key if equal_key >= 0 else len(further_keys)
                 added.append(further_keys.redo([row._replace(key_index=index)]))
         except BaseException:
             self._undo_further_keys(added)

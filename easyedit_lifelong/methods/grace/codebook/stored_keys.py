@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -140,15 +141,16 @@ class StoredKeys(nn.Module):
         )
         return to_vectors.view(len(queries), len(self), self.views).amin(dim=2)
 
-    def nearest(self, query: Tensor) -> Match:
+    def nearest(self, query: Tensor, within: float = math.inf) -> Match:
         """Return the key nearest to a query, or to any key vector of an edit; of equally near keys, the first.
 
         Args:
             query: a query, shape ``(key_size,)``, or an edit's key vectors, shape ``(views * key_size,)``.
+            within: a distance beyond which no key is searched for.
         """
         if not len(self):
-            return Match(-1, float("inf"))
-        nearest = self._search.nearest(self._vectors_of(query), self.key_vectors)
+            return Match(-1, math.inf)
+        nearest = self._search.nearest(self._vectors_of(query), self.key_vectors, within)
         best = int(nearest.distance.argmin())
         return Match(int(nearest.key[best]) // self.views, float(nearest.distance[best]))
 
