@@ -2,7 +2,8 @@
 
 The index, ``edits.json``, describes the edits and holds a digest of itself. The tensors are either in one file,
 ``edits.safetensors``, whose digest is in the index (format version 1, ``save_edits``), or in one file for each step,
-whose digests are chained (format version 2, a run's ``state/``). Nothing is pickled.
+whose digests are chained (format version 2, a run's ``state/``). Where there are many edits, the index leaves out their
+records, which are among the tensors (format version 3, ``save_edits``). Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ FORMAT_VERSION = 1
 STEPS_VERSION = 2
 """The format version of a folder with a file for each step: see :mod:`easyedit_lifelong.edits.step_files`."""
 
+MANY_VERSION = 3
+"""The format version of a folder of many edits, which has their records among its tensors."""
+
 NEW_TENSORS = f"{TENSORS}.new"
 """Tensors that were written, but not yet renamed to :data:`TENSORS`."""
 _WAIT_SECONDS = 20
@@ -51,7 +55,9 @@ def lock_edits(folder: Path) -> contextlib.AbstractContextManager[None]:
     return locked_folder(folder, work="changing these edits", timeout=_WAIT_SECONDS, reentrant=True)
 
 
-def write_folder(folder: Path, contents: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def write_folder(
+    folder: Path, contents: Mapping[str, Any], tensors: Mapping[str, Tensor], version: int = FORMAT_VERSION
+) -> None:
     """Write edits to a folder, in place of those that it holds.
 
     If the process is killed, the folder holds either the old edits or the new ones: the new tensors are written beside
@@ -61,6 +67,7 @@ def write_folder(folder: Path, contents: Mapping[str, Any], tensors: Mapping[str
         folder: the folder; made if it does not exist.
         contents: the entries of the index, without format, version and digests.
         tensors: the tensors by name.
+        version: the format version.
 
     Raises:
         RunError: the folder can't be written.
@@ -70,7 +77,7 @@ def write_folder(folder: Path, contents: Mapping[str, Any], tensors: Mapping[str
         _finish_interrupted(folder)
         with atomic_file(folder / NEW_TENSORS) as temporary:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-        write_index(folder, FORMAT_VERSION, {**contents, "tensors": file_digest(folder / NEW_TENSORS)})
+        write_index(folder, version, {**contents, "tensors": file_digest(folder / NEW_TENSORS)})
         os.replace(folder / NEW_TENSORS, folder / TENSORS)
         fsync_path(folder)
 
@@ -139,8 +146,9 @@ def _read_tensors(folder: Path, index: Mapping[str, Any]) -> dict[str, Tensor]:
     """
     path = tensors_file(folder, index)
     try:
-        tensors = load_file(path)
-        check_finite(tensors)
+        tensors = load_file(path)  # memory-mapped
+        if index["format_version"] != MANY_VERSION:  # of many edits, only the digest is checked, which takes less time
+            check_finite(tensors)
     except (OSError, SafetensorError, ValueError) as error:
         check_utf8(folder)
         raise RunError(f"{path}: can't be read: {error}. {_DAMAGED}") from error
@@ -205,9 +213,9 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise RunError(f"{path}: isn't the index of saved edits. {_DAMAGED}") from error
     if not known_format or type(version) is not int or version < 1:
         raise RunError(f"{path}: isn't the index of saved edits")
-    if version > STEPS_VERSION:
+    if version > MANY_VERSION:
         raise RunError(
-            f"{path}: has format version {version}; this package knows versions up to {STEPS_VERSION}. "
+            f"{path}: has format version {version}; this package knows versions up to {MANY_VERSION}. "
             "Update easyedit_lifelong."
         )
     if index.pop("digest", None) != _index_digest(index):

@@ -56,7 +56,8 @@ def load_edits(model: Any, folder: str | Path, tokenizer: Any = None, *, check_w
         except BaseException:
             _detach_all(detach_functions)
             raise
-    results = [edit for _, part in saved.parts for edit in part.edits]
+    one_part = len(saved.parts) == 1
+    results = saved.parts[0][1].edits if one_part else [edit for _, part in saved.parts for edit in part.edits]
     return Rollback(holding_lock(model, lambda: _detach_all(detach_functions)), on_items=False, results=results)
 
 

@@ -157,11 +157,11 @@ def _check_widths(model: Any, hparams: GraceHyperParams, stored: SerializedEdits
     """
     codebook, key_layer = stored.codebook, hparams.inner_params[0]
     expected = [
-        (key_layer, 0, "keys", codebook.keys.shape[1] // hparams.views),
-        (hparams.answer_layer or key_layer, 1, "values", codebook.values.shape[1]),
+        (key_layer, 0, "keys", codebook.key_width // hparams.views),
+        (hparams.answer_layer or key_layer, 1, "values", codebook.value_size),
     ]
     if codebook.further_keys is not None:
-        expected.append((hparams.answer_layer or key_layer, 0, "further keys", codebook.further_keys.keys.shape[1]))
+        expected.append((hparams.answer_layer or key_layer, 0, "further keys", codebook.further_keys.key_width))
     for name, side, what, width in expected:
         try:
             path, module = find_module(model, name)

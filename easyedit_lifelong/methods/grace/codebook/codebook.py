@@ -24,7 +24,7 @@ _SPLIT_GAP = 1e-5
 
 
 class Codebook(StoredKeys):
-    """Keys that edits add and change; see :class:`.StoredKeys` for arguments.
+    """Keys that edits add and change; see :class:`.KeyStore` for arguments.
 
     Attributes:
         further_keys: the codebook of the further keys of edits, at the layer whose output values replace; None if no
@@ -72,7 +72,7 @@ class Codebook(StoredKeys):
             return (Decision.EXPAND if match.distance > radius else Decision.COVERED), match
         if match.distance > self._same_query_distance(query):
             return Decision.SPLIT, match
-        rival = torch.tensor([match.index], device=self.gates.device)
+        rival = torch.tensor([match.index], device=self.device)
         other_fact = gate is not None and not bool(self.same_prompt(gate.unsqueeze(0), rival))
         return (Decision.ADD if other_fact else Decision.SUPERSEDE), match
 
@@ -116,7 +116,7 @@ class Codebook(StoredKeys):
             self.radii[match.index] = half - _SPLIT_GAP
             return decision, self._append(query, label, value, half), change
         change = self._change_at(match.index, query.float().clone())
-        self._arrays["values"][match.index] = value.float()
+        self._arrays.write_value(match.index, value)
         self.labels[match.index] = label
         if decision is Decision.EXPAND:
             self._expand(match, query)
@@ -125,7 +125,7 @@ class Codebook(StoredKeys):
     def _expand(self, match: Match, query: Tensor) -> None:
         """Expand a key's radius to contain a query, according to ``eps_expand``."""
         if self.eps_expand == "moving_average":
-            self._arrays.write_key(match.index, (self.keys[match.index].float() + query.float()) / 2)
+            self._arrays.write_key(match.index, (self._arrays.row(match.index).key + query.float()) / 2)
             self._mark_changed(match.index)
         self.radii[match.index] = match.distance
 
@@ -154,7 +154,7 @@ class Codebook(StoredKeys):
         further_keys, added = self._codebook_of_further_keys(rows[0]), list[Change]()
         try:
             for row in rows:
-                key = row.tensors.key.to(self.keys.device)
+                key = row.tensors.key.to(self.device)
                 equal_key = further_keys.nearest(key, within=further_keys._same_query_distance(key)).index
                 index = equal_key if equal_key >= 0 else len(further_keys)
                 added.append(further_keys.redo([row._replace(key_index=index)]))
@@ -168,7 +168,7 @@ class Codebook(StoredKeys):
         if self.further_keys is None:
             key, value, _ = row.tensors
             self.further_keys = Codebook(
-                len(key), len(value), eps=0.0, dist_fn=COS, rounding=self.rounding, device=self.keys.device
+                len(key), len(value), eps=0.0, dist_fn=COS, rounding=self.rounding, device=self.device
             ).train(self.training)
         return self.further_keys
 

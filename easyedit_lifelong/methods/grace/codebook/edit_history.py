@@ -60,12 +60,11 @@ def further_rows_of(codebook: Codebook, changes: Sequence[Change], begin: int = 
 
     Arguments are those of :func:`rows_of`.
     """
-    counts = [len(change.further) for change in changes]
+    changes = changes[begin:]
     if codebook.further_keys is None:
-        return [[] for _ in changes[begin:]]
-    flat = [further for change in changes for further in change.further]
-    rows = iter(rows_of(codebook.further_keys, flat, sum(counts[:begin])))
-    return [[row for (row,) in itertools.islice(rows, count)] for count in counts[begin:]]
+        return [[] for _ in changes]
+    rows = iter(rows_of(codebook.further_keys, [further for change in changes for further in change.further]))
+    return [[row for (row,) in itertools.islice(rows, len(change.further))] for change in changes]
 
 
 def trained_edits(
@@ -110,6 +109,6 @@ def insert_again(
 ) -> tuple[int, Change]:
     """Insert an edit again; return the index of the key that holds it, and its change. See :meth:`.Codebook.insert`."""
     assert edit.query is not None
-    device = codebook.keys.device  # may have changed since the edit
+    device = codebook.device  # may have changed since the edit
     _, index, change = codebook.insert(edit.query.to(device), edit.label, edit.value.to(device), decided)
     return index, codebook.add_further_keys(change, edit.further)

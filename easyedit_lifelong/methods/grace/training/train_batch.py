@@ -29,7 +29,7 @@ class PendingEdit:
         identity: a text that identifies the edit, for random numbers; see :func:`.initial_value`.
         where: the edit's name in messages.
         case_id: the case_id of the request.
-        extras: gate and radius to store with the value, see :class:`.StoredKeys`; None without them.
+        extras: gate and radius to store with the value, see :class:`.KeyStore`; None without them.
     """
 
     label: Label
@@ -79,7 +79,10 @@ def plan_edits(
             decision, match = codebook.decide(query, edit.label, edit.with_extras(start))
             predecessor = None
             if decision in (Decision.EXPAND, Decision.COVERED):  # training continues from the key's value
-                predecessor, start = last_edit_of_key.get(match.index), codebook.values[match.index].clone()
+                predecessor, start = (
+                    last_edit_of_key.get(match.index),
+                    codebook.row(match.index).tensors.value[: codebook.value_size],
+                )
             _, index, change = codebook.insert(query, edit.label, edit.with_extras(start), (decision, match))
             changes.append(change)
             last_edit_of_key[index] = number

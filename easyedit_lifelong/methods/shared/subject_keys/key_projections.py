@@ -10,11 +10,19 @@ autocast) makes less precise. New and changed keys are projected at the next sea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from easyedit_lifelong.methods.shared.subject_keys.distance import EUC, normalized, vector_norms
 from easyedit_lifelong.methods.shared.subject_keys.principal_directions import principal_directions
+from easyedit_lifelong.methods.shared.subject_keys.segmented_rows import Rows
+
+PROJECTION_TENSORS = ("search_basis", "search_table", "search_rebuilt_at")
+"""Names of the tensors of projections in files."""
+
+_FLOAT64 = torch.float64
 
 _DIRECTIONS = 32
 """Directions that a key is projected onto."""
@@ -81,6 +89,32 @@ class KeyProjections:
         """Bytes of memory in use."""
         return self._basis.nbytes + self._table.nbytes
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that :meth:`restore` needs, by name; none if no key is projected."""
+        if not self._count:
+            return {}
+        tensors = (self._basis, self._table[:, : self._count], torch.tensor(self._count_at_rebuild))
+        return dict(zip(PROJECTION_TENSORS, tensors, strict=True))
+
+    def restore(self, tensors: Mapping[str, Tensor], count: int, width: int) -> None:
+        """Restore the projections of keys that have not changed since :meth:`tensors` was called.
+
+        Args:
+            tensors: what :meth:`tensors` returned.
+            count: the number of keys.
+            width: their width.
+
+        Raises:
+            ValueError: they are not the projections of such keys.
+        """
+        basis, table, count_at_rebuild = (tensors[name] for name in PROJECTION_TENSORS)
+        expected = (width, basis.shape[-1]), (basis.shape[-1] + 4, count), ()
+        if (basis.shape, table.shape, count_at_rebuild.shape) != expected or not basis.dtype == table.dtype == _FLOAT64:
+            raise ValueError(f"projections of shapes {tuple(basis.shape)} and {tuple(table.shape)} for {count} keys")
+        self.reset()
+        self._basis, self._table, self._count = basis, table, count
+        self._count_at_rebuild = int(count_at_rebuild)
+
     @property
     def squares(self) -> Tensor:
         """Lower bounds of the keys' squared norms, shape ``(n,)``, float64."""
@@ -91,7 +125,7 @@ class KeyProjections:
         """The factors that give the keys unit length, shape ``(n,)``, float64; 1 for Euclidean distance."""
         return self._table[-1, : self._count]
 
-    def update(self, keys: Tensor) -> None:
+    def update(self, keys: Rows) -> None:
         """Project the keys that are new or have changed.
 
         Args:
@@ -183,7 +217,7 @@ class KeyProjections:
         squares = torch.cat([projected, after_all], dim=1).square().sum(dim=1, keepdim=True) * (1 - _ROUNDING)
         return torch.cat([first, after_first, others, after_all], dim=1), squares
 
-    def _project(self, keys: Tensor, index: Tensor) -> None:
+    def _project(self, keys: Rows, index: Tensor) -> None:
         """Store, for each key in ``index``, its short vector, squared norm, and the factor that prepares the key."""
         chosen = keys[index]
         short, squares = self._shorten(normalized(chosen, self._dist_fn))

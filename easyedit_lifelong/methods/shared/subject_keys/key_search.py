@@ -14,6 +14,7 @@ holds even in bfloat16.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ from easyedit_lifelong.methods.shared.subject_keys.exact_distances import (
     nearest_of_pairs,
 )
 from easyedit_lifelong.methods.shared.subject_keys.key_projections import KeyProjections
+from easyedit_lifelong.methods.shared.subject_keys.segmented_rows import Rows, in_one_tensor, segments_of
 
 BRUTE_FORCE_BELOW = 64
 """With fewer keys than this, a comparison with all of them is as fast."""
@@ -74,13 +76,32 @@ class Search:
         """Mark a key's projection as out of date."""
         self._projections.mark_changed(index)
 
+    def tensors(self, keys: Rows) -> dict[str, Tensor]:
+        """Return tensors that save a later search the work of reading all keys; none on a device without float64.
+
+        Args:
+            keys: all keys, shape ``(n, width)`` with n > 0.
+        """
+        if keys.device.type == "mps":
+            return {}
+        self._projections.update(keys)
+        return self._projections.tensors()
+
+    def restore(self, tensors: Mapping[str, Tensor], keys: Rows) -> None:
+        """Restore the state in which :meth:`tensors` was called, with the same keys.
+
+        Raises:
+            ValueError: the tensors are not those of such keys.
+        """
+        self._projections.restore(tensors, *keys.shape)
+
     @property
     def nbytes(self) -> int:
         """Bytes of memory in use."""
         return self._projections.nbytes
 
     @torch.no_grad()
-    def nearest(self, queries: Tensor, keys: Tensor, within: float = math.inf) -> NearestKeys:
+    def nearest(self, queries: Tensor, keys: Rows, within: float = math.inf) -> NearestKeys:
         """Return each query's nearest key.
 
         Args:
@@ -91,7 +112,7 @@ class Search:
         """
         queries = normalized(queries, self._dist_fn)
         if _use_brute_force(queries, keys):
-            distances = pairwise_distances(queries, normalized(keys, self._dist_fn), self._dist_fn)
+            distances = pairwise_distances(queries, normalized(in_one_tensor(keys), self._dist_fn), self._dist_fn)
             return _not_beyond(first_nearest(distances), within)
         self._projections.update(keys)
         if within < math.inf:
@@ -104,7 +125,7 @@ class Search:
         return _not_beyond(NearestKeys(*(torch.cat(tensors) for tensors in zip(*parts, strict=True))), within)
 
     @torch.no_grad()
-    def matching(self, queries: Tensor, keys: Tensor, radii: Tensor, slack: Tensor) -> Tensor:
+    def matching(self, queries: Tensor, keys: Rows, radii: Tensor, slack: Tensor) -> Tensor:
         """Return the nearest key of each query, -1 where the query is outside that key's radius, ``(batch,)``.
 
         Args:
@@ -129,11 +150,11 @@ class Search:
         return torch.cat([self._matching_of_many(block, keys, radii, block_slack) for block, block_slack in blocks])
 
     @torch.no_grad()
-    def within_any_radius(self, queries: Tensor, keys: Tensor, radii: Tensor, slack: Tensor) -> Tensor:
+    def within_any_radius(self, queries: Tensor, keys: Rows, radii: Tensor, slack: Tensor) -> Tensor:
         """Return which queries are within the radius of any key, shape ``(batch,)``; see :meth:`matching`."""
         queries = normalized(queries, self._dist_fn)
         if _use_brute_force(queries, keys):
-            distances = pairwise_distances(queries, normalized(keys, self._dist_fn), self._dist_fn)
+            distances = pairwise_distances(queries, normalized(in_one_tensor(keys), self._dist_fn), self._dist_fn)
             return (distances <= radii + slack.unsqueeze(1)).any(dim=1)
         self._projections.update(keys)
         inside = torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
@@ -143,7 +164,7 @@ class Search:
             inside[rows] = self._within_radii(queries[rows], keys, possible, radii, slack[rows])
         return inside
 
-    def _matching_of_many(self, queries: Tensor, keys: Tensor, radii: Tensor, slack: Tensor) -> Tensor:
+    def _matching_of_many(self, queries: Tensor, keys: Rows, radii: Tensor, slack: Tensor) -> Tensor:
         """Return the result of :meth:`matching` for prepared queries if the largest radius leaves many candidates."""
         bounds = self._projections.squared_bounds(queries)
         possible = bounds <= self._squared_reach(radii, slack, keys.shape[1])
@@ -155,7 +176,7 @@ class Search:
             matches[rows] = _within_radius(self._nearest(queries[rows], keys, bounds[rows]), radii, slack[rows])
         return matches
 
-    def _within_radii(self, queries: Tensor, keys: Tensor, possible: Tensor, radii: Tensor, slack: Tensor) -> Tensor:
+    def _within_radii(self, queries: Tensor, keys: Rows, possible: Tensor, radii: Tensor, slack: Tensor) -> Tensor:
         """Return which prepared queries are within the radius of a key in a mask, ``(batch, n)``; ``(batch,)``."""
         rows, columns = possible.nonzero(as_tuple=True)
         within = distances_of_pairs(queries, keys, rows, columns, self._dist_fn) <= radii[columns] + slack[rows]
@@ -170,7 +191,7 @@ class Search:
             return (max_radii + max_slack.unsqueeze(1)).square_()
         return max_squared_distance(radii + slack.unsqueeze(1), width, self._dist_fn)
 
-    def _nearest(self, queries: Tensor, keys: Tensor, bounds: Tensor) -> NearestKeys:
+    def _nearest(self, queries: Tensor, keys: Rows, bounds: Tensor) -> NearestKeys:
         """Return the nearest keys of prepared queries, given the bounds that :meth:`_squared_bounds` returns."""
         # The distance to any key is an upper bound on the distance to the nearest key.
         upper = self._distances(queries, keys, bounds.argmin(dim=1))
@@ -183,7 +204,7 @@ class Search:
             rows, columns = possible.nonzero(as_tuple=True)
         return nearest_of_pairs(queries, keys, rows, columns, self._dist_fn)
 
-    def _possible_by_products(self, queries: Tensor, keys: Tensor, upper: Tensor) -> Tensor:
+    def _possible_by_products(self, queries: Tensor, keys: Rows, upper: Tensor) -> Tensor:
         """Return which keys a matrix product with all of them can't rule out as the nearest, shape ``(batch, n)``.
 
         Args:
@@ -196,7 +217,9 @@ class Search:
         # The product runs in the keys' dtype; unit length avoids overflow in half precision.
         directions = queries / norms.clamp_min(torch.finfo(torch.float32).tiny)
         with torch.autocast(keys.device.type, enabled=False):
-            products = (directions.to(keys.dtype) @ keys.t()).double() * scales * norms
+            directions = directions.to(keys.dtype)
+            products = torch.cat([directions @ segment.t() for segment in segments_of(keys)], dim=1)
+            products = products.double() * scales * norms
         estimate = norms.square() + squares - 2 * products
         underflow = 2 * torch.finfo(keys.dtype).tiny * scales
         allowance = (_PRODUCT_ROUNDING * squares.sqrt() + underflow) * norms
@@ -205,20 +228,20 @@ class Search:
         # A product that overflowed rules out nothing.
         return ~(estimate - allowance > max_squared.unsqueeze(1)) | ~products.isfinite()
 
-    def _distances(self, queries: Tensor, keys: Tensor, columns: Tensor) -> Tensor:
+    def _distances(self, queries: Tensor, keys: Rows, columns: Tensor) -> Tensor:
         """Return the distance of each prepared query to one key, given by its index, shape ``(batch,)``."""
         rows = torch.arange(len(queries), device=queries.device)
         return distances_of_pairs(queries, keys, rows, columns, self._dist_fn)
 
 
-def _use_brute_force(queries: Tensor, keys: Tensor) -> bool:
+def _use_brute_force(queries: Tensor, keys: Rows) -> bool:
     """Whether to compare with all keys: they are few, or the device has no float64, or is a GPU that is faster so."""
     if keys.device.type == "cuda" and len(queries) * keys.numel() <= _GPU_BRUTE_FORCE:
         return True
     return len(keys) < BRUTE_FORCE_BELOW or keys.device.type == "mps"
 
 
-def _max_candidates(keys: Tensor) -> int:
+def _max_candidates(keys: Rows) -> int:
     """Return the number of candidates up to which all of them are compared in full."""
     return max(_MAX_CANDIDATES, len(keys) // _MAX_CANDIDATES_DIVISOR)
 
