@@ -68,10 +68,8 @@ def push_edits(
     repo, branch = parse_name(repo_id)
     branch = revision or branch
     saved = read_edits(folder)
-    if saved.index["format_version"] not in (
-        FORMAT_VERSION,
-        MANY_VERSION,
-    ):  # a run's state has a file for each step: push it as two files
+    has_steps = saved.index["format_version"] not in (FORMAT_VERSION, MANY_VERSION)
+    if has_steps or saved.appended:  # with a file for each step: push them as two files
         with tempfile.TemporaryDirectory() as converted:
             write_edits(Path(converted), saved.model, saved.fingerprint, saved.parts)
             return push_edits(

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from easyedit_lifelong.clock import now
+from easyedit_lifelong.edits.appended_steps import delete_other_steps, new_name_of_steps, with_appended
 from easyedit_lifelong.edits.edits_folder import (
     FORMAT_VERSION,
     INDEX,
@@ -44,6 +45,7 @@ class SavedEdits:
         model: name of the model that the edits were made on.
         fingerprint: the fingerprint of that model's weights.
         parts: the method's name and the edits of each editor.
+        appended: the number of steps that were appended to the folder.
     """
 
     path: Path
@@ -51,6 +53,7 @@ class SavedEdits:
     model: str
     fingerprint: str
     parts: list[tuple[str, EditsPart]]
+    appended: int = 0
 
 
 def read_edits(folder: Path) -> SavedEdits:
@@ -64,15 +67,16 @@ def read_edits(folder: Path) -> SavedEdits:
     if not path.exists() and (old := _read_old_edits(folder)) is not None:
         return old
     index, tensors = read_folder(folder)
+    appended = 0
     try:
         name, fingerprint = index["model"]["name"], index["model"]["fingerprint"]
         if index["format_version"] == STEPS_VERSION:
             parts = [_join_steps(folder, part["method"], part["hparams"]) for part in index["parts"]]
         else:
-            parts = _split_into_parts(path, index, tensors)
+            parts, appended = with_appended(folder, index, _split_into_parts(path, index, tensors))
     except (KeyError, TypeError) as error:
         raise RunError(f"{path}: lacks {error}; it isn't the index of saved edits") from error
-    return SavedEdits(path, index, name, fingerprint, parts)
+    return SavedEdits(path, index, name, fingerprint, parts, appended)
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -234,7 +238,9 @@ def write_edits(
         if not replace:
             check_no_edits(folder)
         version = MANY_VERSION if many else FORMAT_VERSION
-        write_folder(folder, {**_provenance(model, fingerprint), "parts": serialized}, tensors, version)
+        contents = _provenance(model, fingerprint) | (new_name_of_steps() if many else {}) | {"parts": serialized}
+        write_folder(folder, contents, tensors, version)
+        delete_other_steps(folder)
 
 
 def check_no_edits(folder: Path) -> None:

@@ -109,6 +109,23 @@ class AppendableEditStore(EditStore, Protocol):
 
 
 @runtime_checkable
+class ExtendableEditStore(AppendableEditStore, Protocol):
+    """An edit store whose steps can follow a part, so that edits are appended to a folder of many edits."""
+
+    def extended(self, part: EditsPart, steps: Sequence[EditsPart], where: str) -> EditsPart:
+        """Return a part with the consecutive steps that followed it.
+
+        Args:
+            part: what :meth:`parts` returned when the folder was written.
+            steps: the steps after it, at least one.
+            where: the file that they were read from, for messages.
+
+        Raises:
+            RunError: a step is incomplete or damaged.
+        """
+
+
+@runtime_checkable
 class OldStateReader(Protocol):
     """An edit store that also reads the state folders of runs that version 0.1 of this package wrote.
 

@@ -21,7 +21,14 @@ from easyedit_lifelong.methods.grace.codebook.edit_history import further_rows_o
 from easyedit_lifelong.methods.grace.codebook.key_space import KeySpace, new_codebook
 from easyedit_lifelong.methods.grace.codebook.removal import remove_edits
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.stored_rows import FURTHER, FURTHER_NAMES, entry_of, stored_edits, tensors_of
+from easyedit_lifelong.methods.grace.stored_rows import (
+    FURTHER,
+    FURTHER_NAMES,
+    entry_of,
+    later_edits,
+    stored_edits,
+    tensors_of,
+)
 from easyedit_lifelong.methods.grace.training.replay_support import ReplaySupport
 from easyedit_lifelong.methods.shared.records import EditRecord, remove_records
 from easyedit_lifelong.methods.shared.subject_keys.distance import rounding_of
@@ -72,6 +79,11 @@ class SerializedEdits:
             changes: MutableSequence[Change]
             if in_columns:
                 changes = read_columns(codebook, part.tensors)
+                if "changed" in part.state:
+                    further = codebook.further_keys
+                    later = later_edits(part, len(changes))
+                    for edit in stored_edits(later, where, len(codebook), 0 if further is None else len(further)):
+                        changes.append(codebook.redo(edit.rows, edit.query, edit.further))
                 _check_count(part, changes)
             else:
                 changes = [codebook.redo(edit.rows, edit.query, edit.further) for edit in edits]
