@@ -3,8 +3,8 @@
     python benchmarks/many_edits.py --edits 1000000
 
 The keys are activations of texts with noise, the values are random. The folder is opened in a new process. There, the
-passes of 8 prompts alternate with those of the unedited model, and edits with edits beside ``--few`` others. At last,
-lookups are compared with brute force over all keys.
+passes of 8 prompts alternate with those of the unedited model, and edits with edits beside ``--few`` others. Then one
+edit is made and saved to the folder. At last, lookups are compared with brute force over all keys.
 """
 
 from __future__ import annotations
@@ -84,10 +84,13 @@ def sample_requests() -> list[EditRequest]:
 
 
 def layer_inputs(model: Any, tokenizer: Any, hparams: GraceHyperParams, texts: list[str]) -> Tensor:
-    """Return the edited layer's inputs at all tokens of texts, shape ``(tokens, width)``."""
+    """Return the edited layer's inputs at all tokens of texts but the first, shape ``(tokens, width)``.
+
+    The input at the first token is the same in many texts, and no prompt ends there.
+    """
     inputs: list[Tensor] = []
     _, layer = find_module(model, hparams.inner_params[0])
-    handle = layer.register_forward_hook(lambda _, args, __: inputs.append(args[0][0]))
+    handle = layer.register_forward_hook(lambda _, args, __: inputs.append(args[0][0, 1:]))
     with torch.no_grad():
         for text in texts:
             model(**tokenizer(text, return_tensors="pt"))
@@ -126,6 +129,10 @@ def measure(folder: Path, few_folder: Path, hparams: GraceHyperParams, runs: int
         timed(times["edit"], run_edit, model, tokenizer, hparams),
     )
     after_edits = resident()
+    apply_grace_to_model(model, tokenizer, [sample_requests()[0]], hparams)
+    start = time.perf_counter()
+    save_edits(model, folder)
+    appended = time.perf_counter() - start
     first = {name: values[0] for name, values in times.items()}
     ratios = {
         "pass": median(a / b for a, b in zip(times["pass"][1:], times["base"][1:], strict=True)),
@@ -135,6 +142,7 @@ def measure(folder: Path, few_folder: Path, hparams: GraceHyperParams, runs: int
     return {
         "edits": count,
         "open_seconds": opened,
+        "append_seconds": appended,
         **{f"{name}_seconds": median(values[1:]) for name, values in times.items()},
         "first_seconds": first,
         "ratios": ratios,
@@ -220,7 +228,8 @@ def main() -> int:
     result = json.loads(output.splitlines()[-1])
     sizes = ", ".join(f"{name}: {size['anon']} + {size['file']}" for name, size in result["bytes_an_edit"].items())
     sys.stdout.write(
-        f"{describe(machine())}\n{result['edits']:,} edits, opened in {result['open_seconds']:.2f} s\n"
+        f"{describe(machine())}\n{result['edits']:,} edits, opened in {result['open_seconds']:.2f} s; "
+        f"one more edit saved in {result['append_seconds']:.3f} s\n"
         f"bytes an edit, in memory + of the mapped file: {sizes}\n"
         f"a pass takes {result['ratios']['pass']:.3f} times the unedited model's\n"
         f"an edit takes {result['ratios']['edit']:.3f} times one beside {options.few:,}\n"

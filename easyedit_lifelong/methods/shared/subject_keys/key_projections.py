@@ -39,8 +39,8 @@ _REBUILD_GROWTH = 4
 _BLOCK_ROWS = 4096
 """Keys that are projected at once."""
 
-_CPU_BLOCK = 8192
-"""Keys whose bounds are computed at once on a CPU, so that they stay in its cache."""
+_CPU_BLOCK, _CPU_PAIRS = 8192, 1 << 18
+"""Keys, and pairs of query and key, whose bounds are computed at once on a CPU, so that they stay in its cache."""
 
 _PAIRS_AT_ONCE = 1 << 22
 """Pairs of query and key whose bounds are in memory at once."""
@@ -155,7 +155,7 @@ class KeyProjections:
     def squared_bounds(self, queries: Tensor) -> Tensor:
         """Return a lower bound on the squared distance of each prepared query to each key, ``(batch, n)``, float64."""
         short, squares = self._shorten(queries)
-        return self._bounds(_without_first_remainder(short), squares, slice(0, self._count))
+        return self._bounds(_without_first_remainder(short), slice(0, self._count)).add_(squares)
 
     def pairs_within(self, queries: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
         """Return the pairs of query and key whose bound is at most the query's reach. A bound of NaN counts as such.
@@ -172,10 +172,10 @@ class KeyProjections:
         short, squares = self._shorten(queries)
         full = _without_first_remainder(short)
         size = max(1, _PAIRS_AT_ONCE // max(1, len(queries)))
-        size = size if queries.device.type == "cuda" else min(size, _CPU_BLOCK)
+        if queries.device.type == "cpu":
+            size = min(size, _CPU_BLOCK, max(1, _CPU_PAIRS // max(1, len(queries))))
         if size >= self._count:
-            rows, columns = _pairs(self._bounds(full, squares, slice(0, self._count)), reach)
-            return rows, columns
+            return _pairs(self._bounds(full, slice(0, self._count)), reach - squares)
         rows, columns = self._pairs_in_blocks(short[:, : _first(self._basis) + 1], squares, reach, size)
         if len(rows) * _FEW > len(queries) * self._count:
             return self._pairs_in_blocks(full, squares, reach, size)
@@ -193,18 +193,19 @@ class KeyProjections:
             reach: squared distances, shape ``(batch, 1)``.
             size: number of keys whose bounds are computed at once.
         """
-        found = []
+        reach = reach - squares
+        found = [torch.empty(2, 0, dtype=torch.long, device=short.device)]
         for begin in range(0, self._count, size):
-            block = slice(begin, min(begin + size, self._count))
-            rows, columns = _pairs(self._bounds(short, squares, block), reach)
-            found.append((rows, columns + begin))
-        rows, columns = (torch.cat(parts) for parts in zip(*found, strict=True))
+            bounds = self._bounds(short, slice(begin, min(begin + size, self._count)))
+            if (~(bounds.amin(dim=1, keepdim=True) > reach)).any():  # most blocks hold no such pair
+                found.append(torch.stack(_pairs(bounds, reach)))
+                found[-1][1] += begin
+        rows, columns = torch.cat(found, dim=1)
         return rows, columns
 
-    def _bounds(self, short: Tensor, squares: Tensor, block: slice) -> Tensor:
-        """Return the squared bounds of short queries, or of their first columns, and a block of keys."""
-        keys = self._table[: short.shape[1], block]
-        return torch.addmm(self._table[-2, block], short, keys, alpha=-2).add_(squares)
+    def _bounds(self, short: Tensor, block: slice) -> Tensor:
+        """Return the bounds of short queries, or of their first columns, and a block of keys, less ``|query|²``."""
+        return torch.addmm(self._table[-2, block], short, self._table[: short.shape[1], block], alpha=-2)
 
     def _shorten(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Return short vectors, ``(n, directions + 2)``, and lower bounds of their squared norms, ``(n, 1)``."""
