@@ -2,8 +2,8 @@
 
     python benchmarks/many_edits.py --edits 1000000
 
-The keys are activations of texts with noise, the values are random. The folder is opened in a new process. There, the
-passes of 8 prompts alternate with those of the unedited model, and edits with edits beside ``--few`` others. Then one
+The keys are activations at the last tokens of prompts, with noise; the values are random. The folder is opened in a new
+process. There, the passes of 8 prompts alternate with those of the unedited model, and edits with edits beside ``--few`` others. Then one
 edit is made and saved to the folder. At last, lookups are compared with brute force over all keys.
 """
 
@@ -49,12 +49,8 @@ def make_folder(folder: Path, count: int, hparams: GraceHyperParams) -> None:
     """Save a folder of ``count`` edits, each with a key of its own."""
     model, tokenizer = load_model(hparams.model_name, "cpu", "float32")
     requests = sample_requests()
-    known = layer_inputs(
-        model,
-        tokenizer,
-        hparams,
-        [f"{r.prompt} {r.target_new}. {' '.join(r.rephrase_prompts)}" for r in requests[BATCH:]],
-    )
+    texts = [text for request in requests[BATCH:] for text in (request.prompt, *request.rephrase_prompts)]
+    known = layer_inputs(model, tokenizer, hparams, texts)
     apply_grace_to_model(model, tokenizer, [requests[0]], hparams)
     (editor,) = GraceEditor.all_of(model).values()
     codebook, record, random = editor.codebook, editor.records[0], torch.Generator().manual_seed(0)
@@ -84,13 +80,10 @@ def sample_requests() -> list[EditRequest]:
 
 
 def layer_inputs(model: Any, tokenizer: Any, hparams: GraceHyperParams, texts: list[str]) -> Tensor:
-    """Return the edited layer's inputs at all tokens of texts but the first, shape ``(tokens, width)``.
-
-    The input at the first token is the same in many texts, and no prompt ends there.
-    """
+    """Return the edited layer's inputs at the last token of each text, shape ``(texts, width)``."""
     inputs: list[Tensor] = []
     _, layer = find_module(model, hparams.inner_params[0])
-    handle = layer.register_forward_hook(lambda _, args, __: inputs.append(args[0][0, 1:]))
+    handle = layer.register_forward_hook(lambda _, args, __: inputs.append(args[0][0, -1:]))
     with torch.no_grad():
         for text in texts:
             model(**tokenizer(text, return_tensors="pt"))

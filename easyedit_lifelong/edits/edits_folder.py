@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from easyedit_lifelong.atomic import atomic_file, fsync_path, write_text_atomically
-from easyedit_lifelong.digests import file_digest
+from easyedit_lifelong.digests import chunked_digest, file_digest
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.folder_lock import locked_folder
 from easyedit_lifelong.parsing import parse_json
@@ -77,7 +77,7 @@ def write_folder(
         _finish_interrupted(folder)
         with atomic_file(folder / NEW_TENSORS) as temporary:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-        write_index(folder, version, {**contents, "tensors": file_digest(folder / NEW_TENSORS)})
+        write_index(folder, version, {**contents, "tensors": tensors_digest(folder / NEW_TENSORS, version)})
         os.replace(folder / NEW_TENSORS, folder / TENSORS)
         fsync_path(folder)
 
@@ -87,10 +87,10 @@ def _finish_interrupted(folder: Path) -> None:
     if not (folder / NEW_TENSORS).exists():
         return
     try:
-        expected = read_index(folder).get("tensors")
+        index = read_index(folder)
     except RunError:
         return
-    if expected and not _has_digest(folder / TENSORS, expected) and _has_digest(folder / NEW_TENSORS, expected):
+    if "tensors" in index and not _has_tensors(folder / TENSORS, index) and _has_tensors(folder / NEW_TENSORS, index):
         os.replace(folder / NEW_TENSORS, folder / TENSORS)
         fsync_path(folder)
 
@@ -187,7 +187,7 @@ def tensors_file(folder: Path, index: Mapping[str, Any]) -> Path:
         RunError: no file has the digest that the index names.
     """
     names = (NEW_TENSORS, TENSORS)  # in this order: new tensors are renamed at any time
-    path = next((folder / name for name in names if _has_digest(folder / name, index["tensors"])), None)
+    path = next((folder / name for name in names if _has_tensors(folder / name, index)), None)
     if path is None:
         raise RunError(f"{folder / TENSORS}: isn't there, or isn't what {INDEX} was written with. {_DAMAGED}")
     return path
@@ -268,10 +268,19 @@ def _index_digest(index: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _has_digest(path: Path, digest: Any) -> bool:
-    """Return whether a file exists and has this SHA-256."""
+def tensors_digest(path: Path, version: int) -> str:
+    """Return the digest of a file of tensors, as the index of a format version holds it.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    return chunked_digest(path) if version == MANY_VERSION else file_digest(path)
+
+
+def _has_tensors(path: Path, index: Mapping[str, Any]) -> bool:
+    """Return whether a file exists and has the digest of an index."""
     try:
-        return file_digest(path) == digest
+        return tensors_digest(path, index["format_version"]) == index["tensors"]
     except FileNotFoundError:
         return False
     except OSError as error:

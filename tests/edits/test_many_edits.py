@@ -21,7 +21,7 @@ from easyedit_lifelong import (
     rollback_folder,
     save_edits,
 )
-from easyedit_lifelong.digests import file_digest
+from easyedit_lifelong.digests import chunked_digest, file_digest
 from easyedit_lifelong.edits.edits_folder import INDEX, MANY_VERSION, TENSORS, read_index, write_index
 from easyedit_lifelong.edits.folder_parts import read_description
 from easyedit_lifelong.errors import RunError
@@ -181,7 +181,7 @@ def test_incomplete_columns_are_refused_by_name(
     tensors = {key: value.clone() for key, value in load_file(tmp_path / TENSORS).items()}
     assert tensors.pop(name) is not None
     save_file(tensors if tensor is None else {**tensors, name: tensor}, tmp_path / TENSORS)
-    index = {**read_index(tmp_path), "tensors": file_digest(tmp_path / TENSORS)}
+    index = {**read_index(tmp_path), "tensors": chunked_digest(tmp_path / TENSORS)}
     del index["format"], index["format_version"]
     write_index(tmp_path, MANY_VERSION, index)
     model = build_model(FAMILY)
