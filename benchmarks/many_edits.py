@@ -3,8 +3,9 @@
     python benchmarks/many_edits.py --edits 1000000
 
 The keys are activations at the last tokens of prompts, with noise; the values are random. The folder is opened in a new
-process. There, the passes of 8 prompts alternate with those of the unedited model, and edits with edits beside ``--few`` others. Then one
-edit is made and saved to the folder. At last, lookups are compared with brute force over all keys.
+process. There, the passes of 8 prompts alternate with those of the unedited model, and edits with edits beside
+``--few`` others. Then one edit is made and saved to the folder. At last, lookups are compared with brute force over all
+keys.
 """
 
 from __future__ import annotations
