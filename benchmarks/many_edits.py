@@ -4,8 +4,8 @@
 
 The keys are activations at the last tokens of prompts, with noise; the values are random. The folder is opened in a new
 process. There, the passes of 8 prompts alternate with those of the unedited model, and edits with edits beside
-``--few`` others. Then one edit is made and saved to the folder. At last, lookups are compared with brute force over all
-keys.
+``--few`` others. Then lookups are compared with brute force over all keys. At last, one edit is made and saved to the
+folder.
 """
 
 from __future__ import annotations
@@ -123,6 +123,7 @@ def measure(folder: Path, few_folder: Path, hparams: GraceHyperParams, runs: int
         timed(times["edit"], run_edit, model, tokenizer, hparams),
     )
     after_edits = resident()
+    is_exact = equals_brute_force(codebook, layer_inputs(base, tokenizer, hparams, prompts))
     apply_grace_to_model(model, tokenizer, [sample_requests()[0]], hparams)
     start = time.perf_counter()
     save_edits(model, folder)
@@ -144,7 +145,7 @@ def measure(folder: Path, few_folder: Path, hparams: GraceHyperParams, runs: int
             name: {kind: round((size[kind] - before[kind]) / count) for kind in size}
             for name, size in (("opened", after_opening), ("passes", after_passes), ("edits", after_edits))
         },
-        "equal_to_brute_force": equals_brute_force(codebook, layer_inputs(base, tokenizer, hparams, prompts)),
+        "equal_to_brute_force": is_exact,
     }
 
 
