@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from easyedit_lifelong.edits.edits_folder import INDEX, MANY_VERSION, TENSORS
+
 CARD = "README.md"
 MARK = "<!-- written by easyedit_lifelong -->"
 """Marks a card that this package wrote and may overwrite."""
@@ -29,8 +31,9 @@ def edits_card(index: Mapping[str, Any], repo_id: str) -> str:
     edits = [edit for part in parts for edit in part["edits"]]
     examples = [(edit.get("question", edit["prompt"]), edit["target_new"]) for edit in edits[:_MAX_EXAMPLES]]
     rows = "\n".join(f"| {_cell(prompt)} | {_cell(target)} |" for prompt, target in examples)
+    file = TENSORS if index.get("format_version") == MANY_VERSION else INDEX
     n_further = len(edits) - _MAX_EXAMPLES
-    further = f"\n\n{n_further} more are in `edits.json`.\n" if n_further > 0 else "\n"
+    further = f"\n\n{n_further} more are in `{file}`.\n" if n_further > 0 else "\n"
     amounts = _edits_text(_count_by_method(parts))
     local = "" if _is_hub_name(model) else "  # the model that they were made on"
     return f"""{_front_matter(model, [part["method"] for part in parts])}

@@ -2,7 +2,8 @@
 
 The index, ``edits.json``, describes the edits and holds a digest of itself. The tensors are either in one file,
 ``edits.safetensors``, whose digest is in the index (format version 1, ``save_edits``), or in one file for each step,
-whose digests are chained (format version 2, a run's ``state/``). Nothing is pickled.
+whose digests are chained (format version 2, a run's ``state/``). Where there are many edits, the index leaves out their
+records, which are among the tensors (format version 3, ``save_edits``). Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from easyedit_lifelong.atomic import atomic_file, fsync_path, write_text_atomically
-from easyedit_lifelong.digests import file_digest
+from easyedit_lifelong.digests import chunked_digest, file_digest
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.folder_lock import locked_folder
 from easyedit_lifelong.parsing import parse_json
@@ -33,6 +34,9 @@ FORMAT_VERSION = 1
 """The format version of a folder with all tensors in one file."""
 STEPS_VERSION = 2
 """The format version of a folder with a file for each step: see :mod:`easyedit_lifelong.edits.step_files`."""
+
+MANY_VERSION = 3
+"""The format version of a folder of many edits, which has their records among its tensors."""
 
 NEW_TENSORS = f"{TENSORS}.new"
 """Tensors that were written, but not yet renamed to :data:`TENSORS`."""
@@ -51,7 +55,9 @@ def lock_edits(folder: Path) -> contextlib.AbstractContextManager[None]:
     return locked_folder(folder, work="changing these edits", timeout=_WAIT_SECONDS, reentrant=True)
 
 
-def write_folder(folder: Path, contents: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def write_folder(
+    folder: Path, contents: Mapping[str, Any], tensors: Mapping[str, Tensor], version: int = FORMAT_VERSION
+) -> None:
     """Write edits to a folder, in place of those that it holds.
 
     If the process is killed, the folder holds either the old edits or the new ones: the new tensors are written beside
@@ -61,6 +67,7 @@ def write_folder(folder: Path, contents: Mapping[str, Any], tensors: Mapping[str
         folder: the folder; made if it does not exist.
         contents: the entries of the index, without format, version and digests.
         tensors: the tensors by name.
+        version: the format version.
 
     Raises:
         RunError: the folder can't be written.
@@ -70,7 +77,7 @@ def write_folder(folder: Path, contents: Mapping[str, Any], tensors: Mapping[str
         _finish_interrupted(folder)
         with atomic_file(folder / NEW_TENSORS) as temporary:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-        write_index(folder, FORMAT_VERSION, {**contents, "tensors": file_digest(folder / NEW_TENSORS)})
+        write_index(folder, version, {**contents, "tensors": tensors_digest(folder / NEW_TENSORS, version)})
         os.replace(folder / NEW_TENSORS, folder / TENSORS)
         fsync_path(folder)
 
@@ -80,10 +87,10 @@ def _finish_interrupted(folder: Path) -> None:
     if not (folder / NEW_TENSORS).exists():
         return
     try:
-        expected = read_index(folder).get("tensors")
+        index = read_index(folder)
     except RunError:
         return
-    if expected and not _has_digest(folder / TENSORS, expected) and _has_digest(folder / NEW_TENSORS, expected):
+    if "tensors" in index and not _has_tensors(folder / TENSORS, index) and _has_tensors(folder / NEW_TENSORS, index):
         os.replace(folder / NEW_TENSORS, folder / TENSORS)
         fsync_path(folder)
 
@@ -139,8 +146,9 @@ def _read_tensors(folder: Path, index: Mapping[str, Any]) -> dict[str, Tensor]:
     """
     path = tensors_file(folder, index)
     try:
-        tensors = load_file(path)
-        check_finite(tensors)
+        tensors = load_file(path)  # memory-mapped
+        if index["format_version"] != MANY_VERSION:  # of many edits, only the digest is checked, which takes less time
+            check_finite(tensors)
     except (OSError, SafetensorError, ValueError) as error:
         check_utf8(folder)
         raise RunError(f"{path}: can't be read: {error}. {_DAMAGED}") from error
@@ -179,7 +187,7 @@ def tensors_file(folder: Path, index: Mapping[str, Any]) -> Path:
         RunError: no file has the digest that the index names.
     """
     names = (NEW_TENSORS, TENSORS)  # in this order: new tensors are renamed at any time
-    path = next((folder / name for name in names if _has_digest(folder / name, index["tensors"])), None)
+    path = next((folder / name for name in names if _has_tensors(folder / name, index)), None)
     if path is None:
         raise RunError(f"{folder / TENSORS}: isn't there, or isn't what {INDEX} was written with. {_DAMAGED}")
     return path
@@ -205,9 +213,9 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise RunError(f"{path}: isn't the index of saved edits. {_DAMAGED}") from error
     if not known_format or type(version) is not int or version < 1:
         raise RunError(f"{path}: isn't the index of saved edits")
-    if version > STEPS_VERSION:
+    if version > MANY_VERSION:
         raise RunError(
-            f"{path}: has format version {version}; this package knows versions up to {STEPS_VERSION}. "
+            f"{path}: has format version {version}; this package knows versions up to {MANY_VERSION}. "
             "Update easyedit_lifelong."
         )
     if index.pop("digest", None) != _index_digest(index):
@@ -260,10 +268,19 @@ def _index_digest(index: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _has_digest(path: Path, digest: Any) -> bool:
-    """Return whether a file exists and has this SHA-256."""
+def tensors_digest(path: Path, version: int) -> str:
+    """Return the digest of a file of tensors, as the index of a format version holds it.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    return chunked_digest(path) if version == MANY_VERSION else file_digest(path)
+
+
+def _has_tensors(path: Path, index: Mapping[str, Any]) -> bool:
+    """Return whether a file exists and has the digest of an index."""
     try:
-        return file_digest(path) == digest
+        return tensors_digest(path, index["format_version"]) == index["tensors"]
     except FileNotFoundError:
         return False
     except OSError as error:

@@ -22,12 +22,13 @@ from easyedit_lifelong.edits.card import CARD, MARK, display_name, edits_card
 from easyedit_lifelong.edits.edits_folder import (
     FORMAT_VERSION,
     INDEX,
+    MANY_VERSION,
     TENSORS,
     check_empty,
     read_folder,
     tensors_file,
 )
-from easyedit_lifelong.edits.folder_parts import read_edits, write_edits
+from easyedit_lifelong.edits.folder_parts import read_description, read_edits, write_edits
 from easyedit_lifelong.errors import HubError, RunError
 
 _NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^@\s]+))?")
@@ -67,13 +68,14 @@ def push_edits(
     repo, branch = parse_name(repo_id)
     branch = revision or branch
     saved = read_edits(folder)
-    if saved.index["format_version"] != FORMAT_VERSION:  # a run's state has a file for each step: push it as two files
+    has_steps = saved.index["format_version"] not in (FORMAT_VERSION, MANY_VERSION)
+    if has_steps or saved.appended:  # with a file for each step: push them as two files
         with tempfile.TemporaryDirectory() as converted:
             write_edits(Path(converted), saved.model, saved.fingerprint, saved.parts)
             return push_edits(
                 converted, repo_id, private=private, token=token, revision=revision, commit_message=commit_message
             )
-    index = saved.index
+    index = read_description(folder)
     try:
         card = edits_card(index, repo).encode()
         count = sum(len(part["edits"]) for part in index["parts"])

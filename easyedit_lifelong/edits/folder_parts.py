@@ -10,18 +10,29 @@ from typing import Any
 from torch import Tensor
 
 from easyedit_lifelong.clock import now
-from easyedit_lifelong.edits.edits_folder import INDEX, STEPS_VERSION, lock_edits, read_folder, read_index, write_folder
+from easyedit_lifelong.edits.appended_steps import delete_other_steps, new_name_of_steps, with_appended
+from easyedit_lifelong.edits.edits_folder import (
+    FORMAT_VERSION,
+    INDEX,
+    MANY_VERSION,
+    STEPS_VERSION,
+    lock_edits,
+    read_folder,
+    read_index,
+    write_folder,
+)
+from easyedit_lifelong.edits.record_columns import read_records, record_columns
 from easyedit_lifelong.edits.step_files import read_steps, step_count, step_entries
 from easyedit_lifelong.errors import PluginError, RunError
 from easyedit_lifelong.methods.base import EditMethod
-from easyedit_lifelong.methods.edit_stores import AppendableEditStore, EditsPart, OldState, OldStateReader
+from easyedit_lifelong.methods.edit_stores import AppendableEditStore, EditsPart, OldState, OldStateReader, are_many
 from easyedit_lifelong.methods.shared.editors import base_fingerprint
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.versions import package_versions
 
-_PART_TYPES = {"method": str, "hparams": dict, "edits": list, "state": dict}
-"""The keys of a part in the index (format version 1), and the types of their values."""
+_PART_TYPES = {"method": str, "hparams": dict, "edits": Sequence, "state": dict}
+"""The keys of a part in the index, and the types of their values. In format version 3, tensors hold ``edits``."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,7 @@ class SavedEdits:
         model: name of the model that the edits were made on.
         fingerprint: the fingerprint of that model's weights.
         parts: the method's name and the edits of each editor.
+        appended: the number of steps that were appended to the folder.
     """
 
     path: Path
@@ -41,6 +53,7 @@ class SavedEdits:
     model: str
     fingerprint: str
     parts: list[tuple[str, EditsPart]]
+    appended: int = 0
 
 
 def read_edits(folder: Path) -> SavedEdits:
@@ -54,19 +67,20 @@ def read_edits(folder: Path) -> SavedEdits:
     if not path.exists() and (old := _read_old_edits(folder)) is not None:
         return old
     index, tensors = read_folder(folder)
+    appended = 0
     try:
         name, fingerprint = index["model"]["name"], index["model"]["fingerprint"]
         if index["format_version"] == STEPS_VERSION:
             parts = [_join_steps(folder, part["method"], part["hparams"]) for part in index["parts"]]
         else:
-            parts = _split_into_parts(path, index["parts"], tensors)
+            parts, appended = with_appended(folder, index, _split_into_parts(path, index, tensors))
     except (KeyError, TypeError) as error:
         raise RunError(f"{path}: lacks {error}; it isn't the index of saved edits") from error
-    return SavedEdits(path, index, name, fingerprint, parts)
+    return SavedEdits(path, index, name, fingerprint, parts, appended)
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Return the index of an edits folder of any format, with the edits of each part; tensors are not read.
+    """Return the index of an edits folder of any format, with the edits of each part.
 
     Raises:
         RunError: the folder holds no edits, its index is damaged, or it has a newer format; the message names the
@@ -76,6 +90,10 @@ def read_description(folder: Path) -> dict[str, Any]:
         parts = [{"method": method, "hparams": part.hparams, "edits": part.edits} for method, part in old.parts]
         return {**old.index, "model": {"name": old.model, "fingerprint": old.fingerprint}, "parts": parts}
     index = read_index(folder)
+    if index["format_version"] == MANY_VERSION:
+        saved = read_edits(folder)
+        parts = [{**entry, "edits": part.edits} for entry, (_, part) in zip(index["parts"], saved.parts, strict=True)]
+        return {**index, "parts": parts}
     if index["format_version"] == STEPS_VERSION:
         edits = [edit for entry in step_entries(folder) for edit in entry["edits"]]
         index["parts"] = [{**part, "edits": edits} for part in index["parts"]]
@@ -91,18 +109,28 @@ def read_step_states(folder: Path) -> list[tuple[list[dict[str, Any]], dict[str,
     if not (folder / INDEX).exists() and (method_and_state := _read_old_state(folder, tensors=False)) is not None:
         _, old = method_and_state
         if old.steps:
-            return [(part.edits, part.state) for part in old.steps]
+            return [(list(part.edits), part.state) for part in old.steps]
     return [(entry["edits"], entry["state"]) for entry in step_entries(folder)]
 
 
-def _split_into_parts(path: Path, parts: Sequence[Any], tensors: dict[str, Tensor]) -> list[tuple[str, EditsPart]]:
-    """Return the parts of an index of format version 1, each with its tensors.
+def _split_into_parts(path: Path, index: dict[str, Any], tensors: dict[str, Tensor]) -> list[tuple[str, EditsPart]]:
+    """Return the parts of an index of format version 1 or 3, each with its tensors.
 
     Args:
         path: the index, for messages.
-        parts: the index's parts.
+        index: its content.
         tensors: the tensors of all parts; their names begin with the part's number and a dot.
+
+    Raises:
+        KeyError: a part is incomplete.
+        RunError: a part is damaged.
     """
+    parts = index["parts"]
+    if index["format_version"] == MANY_VERSION:
+        try:
+            parts = [{**part, "edits": read_records(number, tensors)} for number, part in enumerate(parts)]
+        except ValueError as error:
+            raise RunError(f"{path}: isn't the index of saved edits: {error}") from error
     if not all(isinstance(part[key], expected) for part in parts for key, expected in _PART_TYPES.items()):
         raise RunError(f"{path}: a part holds a value of the wrong type; it isn't the index of saved edits")
     named_parts = []
@@ -199,13 +227,20 @@ def write_edits(
     check_not_a_state(folder)
     serialized: list[dict[str, Any]] = []
     tensors: dict[str, Tensor] = {}
+    many = are_many(sum(len(part.edits) for _, part in parts))
     for number, (method, part) in enumerate(parts):
         tensors |= {f"{number}.{name}": tensor for name, tensor in part.tensors.items()}
-        serialized.append({"method": method, "hparams": part.hparams, "edits": part.edits, "state": part.state})
+        if many:
+            tensors |= record_columns(number, part.edits)
+        edits = {} if many else {"edits": list(part.edits)}
+        serialized.append({"method": method, "hparams": part.hparams, **edits, "state": part.state})
     with lock_edits(folder):
         if not replace:
             check_no_edits(folder)
-        write_folder(folder, {**_provenance(model, fingerprint), "parts": serialized}, tensors)
+        version = MANY_VERSION if many else FORMAT_VERSION
+        contents = _provenance(model, fingerprint) | (new_name_of_steps() if many else {}) | {"parts": serialized}
+        write_folder(folder, contents, tensors, version)
+        delete_other_steps(folder)
 
 
 def check_no_edits(folder: Path) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from easyedit_lifelong.edits.appended_steps import remember_saved
+from easyedit_lifelong.edits.edits_folder import MANY_VERSION
 from easyedit_lifelong.edits.edits_hub import edits_folder
 from easyedit_lifelong.edits.folder_parts import method_of, read_edits
 from easyedit_lifelong.errors import PluginError, RunError
@@ -41,7 +43,8 @@ def load_edits(model: Any, folder: str | Path, tokenizer: Any = None, *, check_w
         EditError: the model carries edits in the same place already.
         PluginError: the edits' method is not registered, or can't load edits.
     """
-    saved = read_edits(edits_folder(folder))
+    local_folder = edits_folder(folder)
+    saved = read_edits(local_folder)
     if check_weights and saved.fingerprint != base_fingerprint(model):
         raise RunError(
             f"{saved.path}: these edits were made on {saved.model!r}, whose weights aren't those of this "
@@ -56,7 +59,10 @@ def load_edits(model: Any, folder: str | Path, tokenizer: Any = None, *, check_w
         except BaseException:
             _detach_all(detach_functions)
             raise
-    results = [edit for _, part in saved.parts for edit in part.edits]
+        if saved.index["format_version"] == MANY_VERSION:
+            remember_saved(model, local_folder)
+    one_part = len(saved.parts) == 1
+    results = saved.parts[0][1].edits if one_part else [edit for _, part in saved.parts for edit in part.edits]
     return Rollback(holding_lock(model, lambda: _detach_all(detach_functions)), on_items=False, results=results)
 
 

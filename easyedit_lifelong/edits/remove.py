@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from easyedit_lifelong.edits.appended_steps import appended_count
 from easyedit_lifelong.edits.edits_folder import lock_edits, read_index
 from easyedit_lifelong.edits.folder_parts import (
     SavedEdits,
@@ -127,11 +128,17 @@ def rollback_folder(
     remaining, removed = _without(saved, cases, prompt, batch)
     check_not_a_state(target)
     with lock_edits(target):
-        if in_place and read_index(folder) != saved.index:  # another process has changed the edits meanwhile
+        if in_place and _has_changed(folder, saved):
             saved = read_edits(folder)
             remaining, removed = _without(saved, cases, prompt, batch)
         write_edits(target, saved.model, saved.fingerprint, remaining, replace=in_place)
     return FolderRollback(target, removed, sum(len(part.edits) for _, part in remaining))
+
+
+def _has_changed(folder: Path, saved: SavedEdits) -> bool:
+    """Whether another process has changed the edits of a folder since they were read."""
+    index = read_index(folder)
+    return index != saved.index or appended_count(folder, index) != saved.appended
 
 
 def _without(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from easyedit_lifelong.edits.appended_steps import append_new_edits, remember_saved
 from easyedit_lifelong.edits.folder_parts import write_edits
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.shared.editors import base_fingerprint
@@ -18,8 +19,9 @@ def save_edits(edited_model: Any, folder: str | Path) -> None:
 
     The folder has two files: ``edits.json`` (the requests with their times, the hyperparameters, the model's name, the
     fingerprint of its unedited weights, package versions) and ``edits.safetensors``. :func:`load_edits` loads them onto
-    the same model in another process, without EasyEdit. ``edited_model.save_edits(folder)`` is the same as this
-    function.
+    the same model in another process, without EasyEdit. If the folder holds more than 10,000 edits of GRACE, and the
+    model has these, as it loaded or saved them, and further ones, only the further ones are written.
+    ``edited_model.save_edits(folder)`` is the same as this function.
 
     Args:
         edited_model: the model.
@@ -29,7 +31,10 @@ def save_edits(edited_model: Any, folder: str | Path) -> None:
         EditError: the model carries no edits.
         RunError: the folder can't be written, or is the state folder of a run.
     """
+    folder = Path(folder).expanduser()
     with model_lock(edited_model):
+        if append_new_edits(edited_model, folder):
+            return
         parts = [
             (method.name, part)
             for method in get_plugins().methods
@@ -38,4 +43,5 @@ def save_edits(edited_model: Any, folder: str | Path) -> None:
         ]
     if not parts:
         raise EditError("the model carries no edits that could be saved")
-    write_edits(Path(folder).expanduser(), model_label(edited_model), base_fingerprint(edited_model), parts)
+    write_edits(folder, model_label(edited_model), base_fingerprint(edited_model), parts)
+    remember_saved(edited_model, folder)

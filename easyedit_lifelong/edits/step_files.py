@@ -25,7 +25,8 @@ from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.parsing import parse_json
 
-_NAME = "step-{:06d}.safetensors"
+STEP = "step"
+"""How the names of a state folder's step files begin."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,14 @@ class _StepFile:
     tensors: dict[str, Tensor]
 
 
-def step_file(folder: Path, number: int) -> Path:
-    """Return the path of a step's file; steps are counted from 1."""
-    return folder / _NAME.format(number)
+def step_file(folder: Path, number: int, stem: str = STEP) -> Path:
+    """Return the path of a step's file, whose name begins with ``stem``; steps are counted from 1."""
+    return folder / f"{stem}-{number:06d}.safetensors"
 
 
-def step_count(folder: Path) -> int:
+def step_count(folder: Path, stem: str = STEP) -> int:
     """Return the number of the last step file in a folder; files before it can be missing."""
-    names = [path.stem.removeprefix("step-") for path in folder.glob("step-*.safetensors")]
+    names = [path.stem.removeprefix(f"{stem}-") for path in folder.glob(f"{stem}-*.safetensors")]
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
@@ -79,7 +80,11 @@ def write_step(path: Path, part: EditsPart, before: str) -> str:
 
 
 def read_steps(
-    folder: Path, hparams: dict[str, Any], case_ids: Sequence[int | str] | None = None
+    folder: Path,
+    hparams: dict[str, Any],
+    case_ids: Sequence[int | str] | None = None,
+    stem: str = STEP,
+    before: str = "",
 ) -> tuple[list[EditsPart], str]:
     """Read the steps of a folder, and check their digests.
 
@@ -87,6 +92,8 @@ def read_steps(
         folder: the folder.
         hparams: the hyperparameters of all steps, from the folder's index.
         case_ids: read only the first steps, which must be the edits of these cases, in order. None: all steps.
+        stem: how the names of the files begin.
+        before: the digest that the first step is chained to.
 
     Returns:
         A part for each step, and the chained digest of the last step.
@@ -95,13 +102,13 @@ def read_steps(
         RunError: a file cannot be read, does not follow the previous step, or holds edits of other cases.
     """
     steps: list[EditsPart] = []
-    digest, n_edits = "", 0
-    n_steps = step_count(folder)
+    digest, n_edits = before, 0
+    n_steps = step_count(folder, stem)
     while True:
         is_complete = len(steps) >= n_steps if case_ids is None else n_edits >= len(case_ids)
         if is_complete:
             return steps, digest
-        path = step_file(folder, len(steps) + 1)
+        path = step_file(folder, len(steps) + 1, stem)
         step = _read(path)
         digest = chained_digest(digest, step.text, step.tensors)
         if step.digest != digest:
@@ -121,6 +128,15 @@ def step_entries(folder: Path) -> Iterator[dict[str, Any]]:
     """
     for number in range(1, step_count(folder) + 1):
         yield _read(step_file(folder, number), with_tensors=False).entry
+
+
+def digest_of_step(path: Path) -> str:
+    """Return the chained digest that a step's file holds; its content is not checked.
+
+    Raises:
+        RunError: the file cannot be read.
+    """
+    return _read(path, with_tensors=False).digest
 
 
 def chained_digest(before: str, entry: str, tensors: Mapping[str, Tensor]) -> str:

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+MANY_EDITS = 10_000
+"""From more edits than this on, edits are stored in columns of tensors, which are opened without reading every edit."""
+
+
 @dataclass(frozen=True)
 class EditsPart:
     """The edits of one editor in the form in which they are written to and read from files.
@@ -18,15 +22,21 @@ class EditsPart:
     Attributes:
         hparams: the method's hyperparameters, as in a YAML file.
         edits: the record of each edit, in order: JSON objects with at least ``case_id``, ``prompt``, ``target_new`` and
-            ``time``, as :meth:`EditRecord.to_dict` returns them.
+            ``time``, as :meth:`EditRecord.to_dict` returns them. Many of them may be in a
+            :class:`~easyedit_lifelong.lazy_list.LazyList`.
         state: further JSON-serializable data that the method needs.
         tensors: the method's tensors, by name.
     """
 
     hparams: dict[str, Any]
-    edits: list[dict[str, Any]]
+    edits: Sequence[dict[str, Any]]
     state: dict[str, Any]
     tensors: dict[str, Tensor]
+
+
+def are_many(count: int) -> bool:
+    """Return whether so many edits are stored in columns; see :data:`MANY_EDITS`."""
+    return count > MANY_EDITS
 
 
 class EditStore(Protocol):
@@ -96,6 +106,23 @@ class AppendableEditStore(EditStore, Protocol):
 
     def shared_settings(self, hparams: Any) -> dict[str, Any]:
         """Return the hyperparameters, by name, that must be equal for all steps of a folder."""
+
+
+@runtime_checkable
+class ExtendableEditStore(AppendableEditStore, Protocol):
+    """An edit store whose steps can follow a part, so that edits are appended to a folder of many edits."""
+
+    def extended(self, part: EditsPart, steps: Sequence[EditsPart], where: str) -> EditsPart:
+        """Return a part with the consecutive steps that followed it.
+
+        Args:
+            part: what :meth:`parts` returned when the folder was written.
+            steps: the steps after it, at least one.
+            where: the file that they were read from, for messages.
+
+        Raises:
+            RunError: a step is incomplete or damaged.
+        """
 
 
 @runtime_checkable

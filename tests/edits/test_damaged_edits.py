@@ -164,7 +164,7 @@ def test_a_changed_index_with_a_fitting_digest_is_refused_or_rolled_back(
 def test_a_newer_format_asks_for_an_update(saved: tuple[Path, list[torch.Tensor]], tmp_path: Path) -> None:
     shutil.copytree(saved[0] / "all", tmp_path, dirs_exist_ok=True)
     index = json.loads((tmp_path / INDEX).read_text())
-    (tmp_path / INDEX).write_text(json.dumps({**index, "format_version": 3}))
+    (tmp_path / INDEX).write_text(json.dumps({**index, "format_version": 4}))
     with pytest.raises(RunError, match="Update easyedit_lifelong"):
         load_edits(build_model("llama"), tmp_path)
 

@@ -187,7 +187,7 @@ class GraceAdaptor:
             rows, columns = (matches >= 0).nonzero(as_tuple=True)
             hits = set(zip(rows.tolist(), matches[rows, columns].tolist(), strict=True))
             self.codebook.hits.update(key for _, key in hits)
-        values = self.codebook.values[keys.clamp(min=0)].to(output.dtype)
+        values = self.codebook.values_of(keys.clamp(min=0)).to(output.dtype)
         return torch.where(replaced.unsqueeze(-1), values, output)
 
     def _apply_further_keys(self, inputs: Tensor, output: Tensor, window: Window | None) -> Tensor | None:
@@ -207,14 +207,14 @@ class GraceAdaptor:
         real = torch.ones(inputs.shape[:2]).bool() if window is None else window.real
         looked_up = real.to(inputs.device)
         keys = torch.full(inputs.shape[:2], -1, device=inputs.device)
-        keys[looked_up] = further_keys.lookup(inputs[looked_up].to(further_keys.keys.device)).to(inputs.device)
+        keys[looked_up] = further_keys.lookup(inputs[looked_up].to(further_keys.device)).to(inputs.device)
         replaced = keys >= 0
         if self._record_further is not None:
             self._record_further(inputs, keys)
         if not replaced.any():
             return None
         edited = output.clone()
-        edited[replaced] = further_keys.values[keys[replaced].to(further_keys.values.device)].to(output)
+        edited[replaced] = further_keys.values_of(keys[replaced].to(further_keys.device)).to(output)
         return edited
 
     def _tokens_to_look_up(self, inputs: Tensor, window: Window | None) -> Tensor | None:

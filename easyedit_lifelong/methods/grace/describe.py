@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from easyedit_lifelong.methods.base import InspectedPart
@@ -77,7 +78,7 @@ def describe(part: EditsPart, where: str, nearly: float) -> InspectedPart:
 
 
 def _near_pairs(
-    neighbours: list[Neighbour | None], owners: dict[int, int], labels: list[tuple[int, ...]], nearly: float
+    neighbours: list[Neighbour | None], owners: dict[int, int], labels: Sequence[tuple[int, ...]], nearly: float
 ) -> list[dict[str, Any]]:
     """Return each pair of near keys once, the nearest first.
 

@@ -172,7 +172,7 @@ class GraceEditor(TrainedEdits):
         value_pass = self._passes.build(self.adaptor, first_parts, self._copies, self._pad_id)
         pending = [_pending_edit(request, pair) for request, pair in zip(requests, pairs, strict=True)]
         results = self._train_and_insert(value_pass, pending, pairs)
-        self.records += [EditRecord.of(request) for request in requests]
+        self.records.extend(EditRecord.of(request) for request in requests)
         return results
 
     def _edit_by_subject(self, subjects: SubjectEdits, encoded: Sequence[RequestTexts]) -> list[EditResult]:
@@ -186,7 +186,7 @@ class GraceEditor(TrainedEdits):
         ]
         pairs = [request_texts.texts[0].pair for request_texts in encoded]
         results = self._train_and_insert(batch.value_pass, pending, pairs, batch.keys)
-        self.records += [EditRecord.of(request_texts.request) for request_texts in encoded]
+        self.records.extend(EditRecord.of(request_texts.request) for request_texts in encoded)
         return results
 
     def _edit_row(self, number: int, row: Tensor, label: int) -> list[EditResult]:

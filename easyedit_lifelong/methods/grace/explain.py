@@ -226,9 +226,7 @@ class _Observer:
             token=text,
             key=key,
             case_id=self._editor.record_of_further_key()[key].case_id,
-            distance=float(
-                further_keys.distances(inputs[position : position + 1].to(further_keys.keys.device))[0, key]
-            ),
+            distance=float(further_keys.distances(inputs[position : position + 1].to(further_keys.device))[0, key]),
             radius=float(further_keys.radii[key]),
             within=True,
             looked_up=True,

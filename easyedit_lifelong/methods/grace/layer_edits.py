@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableSequence, Sequence
 from typing import Any
 
 from easyedit_lifelong.data.subjects import other_names
 from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.lazy_list import LazyList
 from easyedit_lifelong.methods.grace.adaptor import GraceAdaptor
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change
@@ -18,7 +19,7 @@ from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
 from easyedit_lifelong.methods.grace.subject.subject_layer import SubjectAdaptor
 from easyedit_lifelong.methods.shared.editors import unregister_editor
-from easyedit_lifelong.methods.shared.records import EditRecord, indices_of_case
+from easyedit_lifelong.methods.shared.records import EditRecord, indices_of_case, remove_records
 from easyedit_lifelong.methods.shared.subject_keys.distance import rounding_of
 from easyedit_lifelong.models.devices import device_of
 
@@ -41,8 +42,8 @@ class LayerEdits:
 
     def __init__(self, model: Any, path: str) -> None:
         self.model, self.path = model, path
-        self.changes: list[Change] = []
-        self.records: list[EditRecord] = []
+        self.changes: MutableSequence[Change] = []
+        self.records: list[EditRecord] | LazyList[EditRecord] = []
         self.gate_size = 0
         self._subjects_of_keys: tuple[EditRecord | None, int, dict[int, list[str]]] = (None, 0, {})
 
@@ -100,16 +101,30 @@ class LayerEdits:
         Raises:
             EditError: the query of a later edit is not known. Then nothing is changed.
         """
-        removed_records = {id(record) for record in records}
-        numbers = {n for n, record in enumerate(self.records) if id(record) in removed_records}
+        numbers = self._numbers_of(records)
         if not numbers or self.codebook is None:
             return
         if check_only:
-            check_removable(self.codebook, self.changes, numbers, self.case_ids)
+            check_removable(self.codebook, self.changes, numbers, self._names)
             return
-        self.changes[:] = remove_edits(self.codebook, self.changes, numbers, self.case_ids)
-        self.records[:] = [record for n, record in enumerate(self.records) if n not in numbers]
+        if len(numbers) == len(self.records):
+            del self.changes[:], self.records[:]
+        else:
+            remove_edits(self.codebook, self.changes, numbers, self._names)
+            remove_records(self.records, numbers)
         self._detach_if_empty()
+
+    @property
+    def _names(self) -> Sequence[int | str]:
+        """The case_ids of the edits, each of which is read when it is needed."""
+        return LazyList(len(self.records), lambda number: self.records[number].case_id)
+
+    def _numbers_of(self, records: Sequence[EditRecord]) -> set[int]:
+        """Return the numbers of the edits that these records belong to, counted from 0."""
+        if isinstance(self.records, LazyList):
+            return self.records.indices_of(records)
+        identities = {id(record) for record in records}
+        return {n for n, record in enumerate(self.records) if id(record) in identities}
 
     def record_of_key(self) -> dict[int, EditRecord]:
         """Return the record of the edit that each key answers for: the last edit inserted at that key."""
@@ -172,7 +187,7 @@ class LayerEdits:
             self.adaptor.relation_metric = stored.key_space.relation_metric
         self.adaptor.install(codebook.to(device_of(layer if has_parameters else self.model)))
         self.changes, self.records = stored.changes, stored.records
-        return functools.partial(self.remove_records, list(self.records))
+        return functools.partial(self.remove_records, self.records.copy())
 
     def undo_to(self, count: int) -> None:
         """Undo all edits but the first ``count``."""

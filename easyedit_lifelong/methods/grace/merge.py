@@ -195,9 +195,7 @@ def _check_settings(merged: SerializedEdits, added: SerializedEdits, where: str)
         expected, value = getattr(expected_hparams, name), getattr(hparams, name)
         if value != expected:
             raise RunError(f"{where}: made with {name}={value!r}; the folders before it with {name}={expected!r}")
-    expected_widths, widths = (
-        tuple(edits.codebook.keys.shape[1:] + edits.codebook.values.shape[1:]) for edits in (merged, added)
-    )
+    expected_widths, widths = ((edits.codebook.key_width, edits.codebook.value_size) for edits in (merged, added))
     if widths != expected_widths:
         raise RunError(f"{where}: keys and values are {widths} wide, those of the folders before it {expected_widths}")
     if not merged.key_space.same_as(added.key_space):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.edit_stores import EditsPart
+from easyedit_lifelong.lazy_list import LazyList
+from easyedit_lifelong.methods.edit_stores import EditsPart, are_many
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
+from easyedit_lifelong.methods.grace.codebook.columns import LENGTHS, columns_of, read_columns
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Row
 from easyedit_lifelong.methods.grace.codebook.edit_history import EditRows, further_rows_of, rows_of
 from easyedit_lifelong.methods.grace.codebook.key_space import KeySpace, new_codebook
@@ -24,11 +26,12 @@ from easyedit_lifelong.methods.grace.stored_rows import (
     FURTHER_NAMES,
     OTHER_NAMES,
     entry_of,
+    later_edits,
     stored_edits,
     tensors_of,
 )
 from easyedit_lifelong.methods.grace.training.replay_support import ReplaySupport
-from easyedit_lifelong.methods.shared.records import EditRecord
+from easyedit_lifelong.methods.shared.records import EditRecord, remove_records
 from easyedit_lifelong.methods.shared.subject_keys.distance import rounding_of
 
 _GATE_SIZE = "gate_size"
@@ -50,8 +53,8 @@ class SerializedEdits:
 
     hparams: dict[str, Any]
     codebook: Codebook
-    changes: list[Change]
-    records: list[EditRecord]
+    changes: MutableSequence[Change]
+    records: list[EditRecord] | LazyList[EditRecord]
     replay_support: ReplaySupport
     key_space: KeySpace = field(default_factory=KeySpace)
 
@@ -67,17 +70,30 @@ class SerializedEdits:
             RunError: the part is incomplete or damaged.
             HyperParameterError: its hyperparameters can't be used.
         """
-        hparams, edits = GraceHyperParams.from_values(part.hparams, where), stored_edits(part, where)
+        hparams, in_columns = GraceHyperParams.from_values(part.hparams, where), LENGTHS in part.tensors
+        edits = [] if in_columns else stored_edits(part, where)
         key_space = _stored_key_space(part, hparams, where)
         try:
             key_width, value_width = part.tensors["keys"].shape[1], part.tensors["values"].shape[1]
             rounding = _stored_rounding(part, hparams)
             codebook = new_codebook(hparams, key_width, value_width, key_space, rounding)
-            changes = [codebook.redo(edit.rows, edit.query, edit.further, edit.other_names) for edit in edits]
-        except (RuntimeError, IndexError, ValueError) as error:  # from tensors of wrong shapes
+            changes: MutableSequence[Change]
+            if in_columns:
+                changes = read_columns(codebook, part.tensors)
+                if "changed" in part.state:
+                    further = codebook.further_keys
+                    later = later_edits(part, len(changes))
+                    edits = stored_edits(later, where, len(codebook), 0 if further is None else len(further))
+            else:
+                changes = []
+            for edit in edits:
+                changes.append(codebook.redo(edit.rows, edit.query, edit.further, edit.other_names))
+            _check_count(part, changes)
+        except (RuntimeError, IndexError, KeyError, TypeError, ValueError) as error:  # from tensors of wrong shapes
             raise RunError(f"{where}: GRACE's edits are incomplete or damaged: {error}") from error
-        codebook.hits = _stored_hits(part, len(codebook), where)
-        records = [edit.record for edit in edits]
+        if not in_columns:
+            codebook.hits = _stored_hits(part, len(codebook), where)
+        records = _lazy_records(part, where) if in_columns else [edit.record for edit in edits]
         return cls(part.hparams, codebook, changes, records, _stored_replay_support(part, where), key_space)
 
     def remove(self, numbers: Collection[int]) -> None:
@@ -89,12 +105,16 @@ class SerializedEdits:
         Raises:
             EditError: the query of a later edit is not known. Then nothing is changed.
         """
-        names = [record.case_id for record in self.records]
-        self.changes = remove_edits(self.codebook, self.changes, numbers, names)
-        self.records = [record for n, record in enumerate(self.records) if n not in numbers]
+        names = LazyList(len(self.records), lambda number: self.records[number].case_id)
+        remove_edits(self.codebook, self.changes, numbers, names)
+        remove_records(self.records, numbers)
 
     def part(self) -> EditsPart:
-        """Return all edits as one part, ready to be stored."""
+        """Return all edits as one part, ready to be stored: many edits in columns, a few as one entry for each."""
+        if are_many(len(self.records)):
+            edits = LazyList(len(self.records), lambda number: self.records[number].to_dict())
+            tensors = columns_of(self.codebook, self.changes) | self.key_space.tensors()
+            return EditsPart(self.hparams, edits, self._state(), tensors)
         further = further_rows_of(self.codebook, self.changes)
         part = self._part(0, rows_of(self.codebook, self.changes), further, self.records)
         hits = [self.codebook.hits[key] for key in range(len(self.codebook))]
@@ -135,17 +155,8 @@ class SerializedEdits:
             for entry, of_key in zip(entries, (change, *change.other_names), strict=True):
                 if of_key.query is not None:
                     entry["query"] = len(queries)
-                    queries.append(of_key.query.to(self.codebook.keys.device))
+                    queries.append(of_key.query.to(self.codebook.device))
             changed += entries
-        supported, checked_length = self.replay_support
-        state = {
-            "changed": changed,
-            "rounding": self.codebook.rounding,
-            "in_part": supported,
-            "checked_length": checked_length,
-        }
-        if self.key_space.gate_size:
-            state[_GATE_SIZE] = self.key_space.gate_size
         tensors = tensors_of(row for own, others in history for rows in (own, *others) for row in rows)
         if any(further):
             of_further = tensors_of(row for rows in further for row in rows)
@@ -154,7 +165,29 @@ class SerializedEdits:
             tensors["queries"] = torch.stack(queries)
         if begin == 0:
             tensors |= self.key_space.tensors()
+        state = {"changed": changed, **self._state()}
         return EditsPart(self.hparams, [record.to_dict() for record in records], state, tensors)
+
+    def _state(self) -> dict[str, Any]:
+        """Return what a part says about its model and its key space."""
+        supported, checked_length = self.replay_support
+        state = {"rounding": self.codebook.rounding, "in_part": supported, "checked_length": checked_length}
+        return state | ({_GATE_SIZE: self.key_space.gate_size} if self.key_space.gate_size else {})
+
+
+def _check_count(part: EditsPart, changes: Sequence[Change]) -> None:
+    """Check that a part has a record for each change.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if len(part.edits) != len(changes):
+        raise ValueError(f"{len(part.edits)} records of {len(changes)} edits")
+
+
+def _lazy_records(part: EditsPart, where: str) -> LazyList[EditRecord]:
+    """Return the records of a part's edits, each of which is read when it is needed."""
+    return LazyList(len(part.edits), lambda number: EditRecord.from_dict(part.edits[number], where))
 
 
 def _stored_key_space(part: EditsPart, hparams: GraceHyperParams, where: str) -> KeySpace:

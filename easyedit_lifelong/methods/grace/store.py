@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ import torch
 
 from easyedit_lifelong.errors import EditError, ModelError, RunError
 from easyedit_lifelong.hparams_files import hparams_values
+from easyedit_lifelong.lazy_list import LazyList
 from easyedit_lifelong.methods.edit_stores import EditsPart, OldState
 from easyedit_lifelong.methods.grace import old_state
 from easyedit_lifelong.methods.grace.codebook.codebook_arrays import ARRAY_NAMES
+from easyedit_lifelong.methods.grace.codebook.columns import LENGTHS
 from easyedit_lifelong.methods.grace.codebook.key_space import KEY_SPACE_TENSORS
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import SAME_SETTINGS, GraceEditor
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
-from easyedit_lifelong.methods.grace.stored_rows import FURTHER_NAMES
+from easyedit_lifelong.methods.grace.stored_rows import FURTHER_NAMES, LATER, later_edits
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.models.anatomy import projection_shape
 from easyedit_lifelong.models.load import model_label
@@ -100,6 +103,21 @@ class GraceStore:
         edits = [edit for step in steps for edit in step.edits]
         return EditsPart(steps[-1].hparams, edits, {**steps[-1].state, "changed": changed}, tensors)
 
+    def extended(self, part: EditsPart, steps: Sequence[EditsPart], where: str) -> EditsPart:
+        """Return a part with the edits that followed it; see :class:`.ExtendableEditStore`.
+
+        Raises:
+            RunError: a step is incomplete or damaged.
+        """
+        if "changed" in part.state and LENGTHS in part.tensors:  # edits were appended to the part before
+            steps = [later_edits(part, len(part.tensors[LENGTHS])), *steps]
+            part = dataclasses.replace(part, edits=part.edits[: -len(steps[0].edits)])
+        later = self.join(steps, where)
+        edits = LazyList(len(part.edits), part.edits.__getitem__)
+        edits.extend(later.edits)
+        tensors = {f"{LATER}{name}": tensor for name, tensor in later.tensors.items()}
+        return EditsPart(later.hparams, edits, {**part.state, **later.state}, {**part.tensors, **tensors})
+
     def shared_settings(self, hparams: GraceHyperParams) -> dict[str, Any]:
         """Return the layer's path and the settings that all edits of a codebook must share."""
         layers = [module_path(name) for name in hparams.inner_params]
@@ -157,11 +175,11 @@ def _check_widths(model: Any, hparams: GraceHyperParams, stored: SerializedEdits
     """
     codebook, key_layer = stored.codebook, hparams.inner_params[0]
     expected = [
-        (key_layer, 0, "keys", codebook.keys.shape[1] // hparams.views),
-        (hparams.answer_layer or key_layer, 1, "values", codebook.values.shape[1]),
+        (key_layer, 0, "keys", codebook.key_width // hparams.views),
+        (hparams.answer_layer or key_layer, 1, "values", codebook.value_size),
     ]
     if codebook.further_keys is not None:
-        expected.append((hparams.answer_layer or key_layer, 0, "further keys", codebook.further_keys.keys.shape[1]))
+        expected.append((hparams.answer_layer or key_layer, 0, "further keys", codebook.further_keys.key_width))
     for name, side, what, width in expected:
         try:
             path, module = find_module(model, name)

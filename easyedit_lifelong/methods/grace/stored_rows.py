@@ -55,15 +55,36 @@ def tensors_of(rows: Iterable[Row]) -> dict[str, Tensor]:
     return {name: torch.stack(column) for name, column in zip(ARRAY_NAMES, columns, strict=True)}
 
 
-def stored_edits(part: EditsPart, where: str) -> list[StoredEdit]:
+LATER = "later_"
+"""Prefix of the names of tensors of the edits that were appended to a part in columns."""
+
+
+def later_edits(part: EditsPart, begin: int) -> EditsPart:
+    """Return the edits that were appended to a part in columns, as a part.
+
+    Args:
+        part: the part.
+        begin: the number of edits in columns.
+    """
+    tensors = {name.removeprefix(LATER): tensor for name, tensor in part.tensors.items() if name.startswith(LATER)}
+    return EditsPart(part.hparams, part.edits[begin:], part.state, tensors)
+
+
+def stored_edits(part: EditsPart, where: str, n_keys: int = 0, n_further_keys: int = 0) -> list[StoredEdit]:
     """Return a part's edits.
+
+    Args:
+        part: the part.
+        where: the file that it comes from, for messages.
+        n_keys: the number of keys before these edits.
+        n_further_keys: the number of further keys before them.
 
     Raises:
         RunError: the part is incomplete or damaged.
     """
     try:
         changed = part.state["changed"]
-        rows_by_edit = _stored_rows(changed, {name: part.tensors[name] for name in ARRAY_NAMES})
+        rows_by_edit = _stored_rows(changed, {name: part.tensors[name] for name in ARRAY_NAMES}, n_keys)
         if not all(rows_by_edit):
             raise ValueError("an edit changed no key")
         further = [entry.get(FURTHER, {"keys": [], "labels": []}) for entry in changed]
@@ -71,7 +92,9 @@ def stored_edits(part: EditsPart, where: str) -> list[StoredEdit]:
             name: part.tensors[stored] for name, stored in FURTHER_NAMES.items() if stored in part.tensors
         }
         has_further = further_tensors or any(entry["keys"] for entry in further)
-        further_by_entry = _stored_rows(further, further_tensors) if has_further else [[] for _ in further]
+        further_by_entry = (
+            _stored_rows(further, further_tensors, n_further_keys) if has_further else [[] for _ in further]
+        )
         queries, keys = part.tensors.get("queries"), part.tensors["keys"]
         stored_queries = [_stored_query(entry.get("query"), queries, keys) for entry in changed]
         edits, begin = list[StoredEdit](), 0
@@ -102,12 +125,13 @@ def _number_of_other_names(entry: Mapping[str, Any]) -> int:
     return count
 
 
-def _stored_rows(entries: Sequence[dict[str, Any]], tensors: dict[str, Tensor]) -> list[list[Row]]:
+def _stored_rows(entries: Sequence[dict[str, Any]], tensors: dict[str, Tensor], n_keys: int) -> list[list[Row]]:
     """Return the rows that each edit changed or added in one codebook.
 
     Args:
         entries: the indices and labels of each edit's rows.
         tensors: the tensors of all rows, by name.
+        n_keys: the number of keys before these edits.
 
     Raises:
         KeyError: a tensor is missing.
@@ -116,7 +140,7 @@ def _stored_rows(entries: Sequence[dict[str, Any]], tensors: dict[str, Tensor]) 
     """
     keys, values, radii = _stored_arrays(tensors)
     rows_by_edit = list[list[Row]]()
-    n_rows = n_keys = 0  # read so far
+    n_rows = 0  # read so far
     for entry in entries:
         rows: list[Row] = []
         for key, label in zip(entry["keys"], entry["labels"], strict=True):

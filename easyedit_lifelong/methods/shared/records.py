@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,3 +127,11 @@ def indices_of_case(records: Sequence[EditRecord], case_id: int | str, prompt: s
     if prompt is not None and prompt not in prompts:
         raise EditError(f"no edit of case {case_id!r} has the prompt {prompt!r}.{did_you_mean(prompt, prompts)}")
     return [n for n in matches if prompt in (None, records[n].prompt)]
+
+
+def remove_records(records: MutableSequence[EditRecord], numbers: Collection[int]) -> None:
+    """Remove the records of these numbers, counted from 0. Records before the first of them are not read."""
+    begin = min(numbers, default=len(records))
+    kept = [record for number, record in enumerate(records[begin:], begin) if number not in numbers]
+    del records[begin:]
+    records.extend(kept)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
+from easyedit_lifelong.lazy_list import LazyList
+
 Result = TypeVar("Result")
 
 
@@ -28,7 +30,7 @@ class Rollback(Generic[Result]):
     def __init__(self, undo: Callable[[], None], *, on_items: bool, results: Sequence[Result] = ()) -> None:
         self._undo: Callable[[], None] | None = undo
         self._on_items = on_items
-        self.results = list(results)
+        self.results = results if isinstance(results, LazyList) else list(results)
 
     @property
     def done(self) -> bool:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from easyedit_lifelong.methods.grace.codebook import codebook as codebook_module
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
-from easyedit_lifelong.methods.grace.codebook.decisions import Decision, as_label
+from easyedit_lifelong.methods.grace.codebook.decisions import Decision, Match, as_label
 from tests.support.thoroughness import examples
 
 LABEL, OTHER_LABEL = (1,), (2,)
@@ -153,6 +156,24 @@ def test_the_latest_edits_query_matches_a_key_with_its_value(edits: list[tuple[i
         index = int(codebook.lookup(query.unsqueeze(0)))
         assert index >= 0
         assert codebook.values[index].tolist() == [n, n, n]
+
+
+@examples(100)
+@given(st.lists(st.tuples(st.integers(-8, 8), st.integers(-8, 8), st.integers(0, 2)), max_size=30))
+def test_a_limited_search_for_the_rival_changes_no_decision(edits: list[tuple[int, int, int]]) -> None:
+    codebook, limited = new_codebook(), new_codebook()
+    for x, y, label in edits:
+        arguments = point(x / 2, y / 2), (label,), value()
+        decided, expected = limited_decision(limited, *arguments), codebook.decide(*arguments)
+        assert decided[0] is expected[0]
+        assert decided[1] == expected[1] or (decided[0] is Decision.ADD and decided[1].index == -1)
+        assert codebook.insert(*arguments, expected)[:2] == limited.insert(*arguments, decided)[:2]
+        assert codebook.radii.tolist() == limited.radii.tolist()
+
+
+def limited_decision(codebook: Codebook, *arguments: Any) -> tuple[Decision, Match]:
+    with mock.patch.object(codebook_module, "NEAREST_KEY_LIMIT", 0):
+        return codebook.decide(*arguments)
 
 
 @examples(60)

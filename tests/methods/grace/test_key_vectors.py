@@ -216,14 +216,14 @@ def test_removal_leaves_the_codebook_that_the_other_edits_build(
     codebook = options.new_codebook()
     changes = [insert(codebook, options, edit)[1] for edit in stream]
     removed = data.draw(st.sets(st.sampled_from(range(len(stream))), max_size=5))
-    remaining = remove_edits(codebook, changes, removed, range(len(stream)))
+    remove_edits(codebook, changes, removed, range(len(stream)))
     rebuilt = options.new_codebook()
     expected = [insert(rebuilt, options, edit)[1] for n, edit in enumerate(stream) if n not in removed]
     assert codebook.labels == rebuilt.labels
     for name in ("keys", "values", "gates", "radii"):
         assert torch.equal(getattr(codebook, name), getattr(rebuilt, name))
-    assert [change.length for change in remaining] == [change.length for change in expected]
-    for change in reversed(remaining):
+    assert [change.length for change in changes] == [change.length for change in expected]
+    for change in reversed(changes):
         codebook.undo(change)
     assert len(codebook) == 0
 

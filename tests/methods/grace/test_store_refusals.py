@@ -34,8 +34,8 @@ DAMAGES = {
     "changed index": (lambda f: change_index(f, resign=False, saved="now"), "edits.json: has been changed"),
     "another method": (change_method, "edits.json: isn't the index of a run's GRACE edits"),
     "newer format": (
-        lambda f: change_index(f, resign=False, format_version=3),
-        "has format version 3; this package knows",
+        lambda f: change_index(f, resign=False, format_version=4),
+        "has format version 4; this package knows",
     ),
     "index without model": (lambda f: change_index(f, model=None), "edits.json: lacks 'model'"),
     "index without hyperparameters": (

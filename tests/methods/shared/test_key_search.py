@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -17,15 +18,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change
-from easyedit_lifelong.methods.shared.subject_keys import exact_distances, key_search
+from easyedit_lifelong.methods.shared.subject_keys import exact_distances, key_projections, key_search
 from easyedit_lifelong.methods.shared.subject_keys.distance import max_squared_distance, normalized, pairwise_distances
 from tests.support.thoroughness import examples
 
 DEFAULT_LIMITS = (64, 512, 32, 1 << 22, 4096)
-LIMITS = [DEFAULT_LIMITS, (2, 512, 32, 1 << 22, 4096), (2, 0, 1000, 1 << 22, 4096), (2, 3, 1000, 50, 7)]
+LIMITS = [DEFAULT_LIMITS, (2, 512, 32, 1 << 22, 11), (2, 0, 1000, 1 << 22, 4096), (2, 3, 1000, 50, 7)]
 """The search's limits: the defaults, and smaller ones with which few keys take every path that many keys take.
 
-Each tuple: BRUTE_FORCE_BELOW, _MAX_CANDIDATES, _MAX_CANDIDATES_DIVISOR, _PAIRS_AT_ONCE, _BLOCK_ROWS.
+Each tuple: BRUTE_FORCE_BELOW, _MAX_CANDIDATES, _MAX_CANDIDATES_DIVISOR, _PAIRS_AT_ONCE, _BLOCK_ROWS and _CPU_BLOCK.
 """
 
 
@@ -38,8 +39,8 @@ def limits_set_to(smallest: int, candidates: int, divisor: int, pairs: int, bloc
             _MAX_CANDIDATES=candidates,
             _MAX_CANDIDATES_DIVISOR=divisor,
             _PAIRS_AT_ONCE=pairs,
-            _BLOCK_ROWS=block_rows,
         ),
+        mock.patch.multiple(key_projections, _PAIRS_AT_ONCE=pairs, _BLOCK_ROWS=block_rows, _CPU_BLOCK=block_rows),
         mock.patch.object(exact_distances, "_PAIRS_AT_ONCE", block_rows),
     ):
         yield
@@ -71,6 +72,12 @@ def assert_equals_brute_force(codebook: Codebook, queries: Tensor) -> None:
     batch_matches = codebook._search.nearest(queries, codebook.keys)
     assert batch_matches.key.tolist() == nearest
     assert batch_matches.distance.tolist() == distances
+    for limit in sorted({0.0, *distances}):
+        limited = codebook._search.nearest(queries, codebook.keys, within=limit)
+        is_within = [not distance > limit for distance in distances]
+        assert limited.key.tolist() == [key if near else -1 for key, near in zip(nearest, is_within, strict=True)]
+        expected = [distance if near else math.inf for distance, near in zip(distances, is_within, strict=True)]
+        assert limited.distance.tolist() == expected
 
 
 @st.composite

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,12 +15,16 @@ from easyedit_lifelong.methods.grace.codebook.decisions import Change, Decision,
 from easyedit_lifelong.methods.grace.codebook.stored_keys import StoredKeys
 from easyedit_lifelong.methods.shared.subject_keys.distance import COS, normalized, pairwise_distances
 
+NEAREST_KEY_LIMIT = 10_000
+"""In a larger codebook, an edit searches for its rival only as far as a key could be its rival: the distance to a
+distant nearest key takes longer to find than all else, and decides nothing."""
+
 _SPLIT_GAP = 1e-5
 """Gap between the two radii of a split, as in the authors' code."""
 
 
 class Codebook(StoredKeys):
-    """Keys that edits add and change; see :class:`.StoredKeys` for arguments.
+    """Keys that edits add and change; see :class:`.KeyStore` for arguments.
 
     Attributes:
         further_keys: the codebook of the further keys of edits, at the layer whose output values replace; None if no
@@ -33,6 +38,8 @@ class Codebook(StoredKeys):
 
     def decide(self, query: Tensor, label: Label, value: Tensor | None = None) -> tuple[Decision, Match]:
         """Return what an edit would do to the codebook, and its rival: the nearest key that it competes with.
+
+        In a codebook of more than :data:`NEAREST_KEY_LIMIT` keys, an edit out of reach of all keys has no rival.
 
         This is algorithm 1. If the distance to the rival is more than ``eps`` plus the rival's radius, the edit adds a
         key. Otherwise, if the labels are equal, it expands the rival's radius unless this contains the query already;
@@ -52,7 +59,9 @@ class Codebook(StoredKeys):
             value: the edit's value, with its gate and radius if the codebook stores these. Edits with distant gates
                 do not compete for a key.
         """
-        match, eps, gate = self.nearest(query), self._initial_radius(value), None
+        eps, gate = self._initial_radius(value), None
+        reach = eps + float(self.radii.max()) if len(self) > NEAREST_KEY_LIMIT else math.inf
+        match = self.nearest(query, reach)
         if value is not None and self.gate_eps is not None:
             gate = self._gate_in(value)
             may_reach_a_key = len(self) > 0 and match.distance <= eps + float(self.radii.max())
@@ -70,13 +79,13 @@ class Codebook(StoredKeys):
             return (Decision.EXPAND if own > radius else Decision.COVERED), Match(match.index, own)
         if match.distance > self._same_query_distance(query):
             return Decision.SPLIT, match
-        rival = torch.tensor([match.index], device=self.gates.device)
+        rival = torch.tensor([match.index], device=self.device)
         other_fact = gate is not None and not bool(self.same_prompt(gate.unsqueeze(0), rival))
         return (Decision.ADD if other_fact else Decision.SUPERSEDE), match
 
     def _first_distance(self, query: Tensor, index: int) -> float:
         """Return the distance from the first key vector of an edit to a key."""
-        first, vectors = self._vectors_of(query)[:1], self._vectors_of(self.keys[index])
+        first, vectors = self._vectors_of(query)[:1], self._vectors_of(self.row(index).tensors.key)
         distances = pairwise_distances(normalized(first, self.dist_fn), normalized(vectors, self.dist_fn), self.dist_fn)
         return float(distances.min())
 
@@ -120,7 +129,7 @@ class Codebook(StoredKeys):
             self.radii[match.index] = half - _SPLIT_GAP
             return decision, self._append(query, label, value, half), change
         change = self._change_at(match.index, query.float().clone())
-        self._arrays["values"][match.index] = value.float()
+        self._arrays.write_value(match.index, value)
         self.labels[match.index] = label
         if decision is Decision.EXPAND:
             self._expand(match, query)
@@ -129,7 +138,7 @@ class Codebook(StoredKeys):
     def _expand(self, match: Match, query: Tensor) -> None:
         """Expand a key's radius to contain a query, according to ``eps_expand``."""
         if self.eps_expand == "moving_average":
-            self._arrays.write_key(match.index, (self.keys[match.index].float() + query.float()) / 2)
+            self._arrays.write_key(match.index, (self._arrays.row(match.index).key + query.float()) / 2)
             self._mark_changed(match.index)
         self.radii[match.index] = match.distance
 
@@ -183,10 +192,9 @@ class Codebook(StoredKeys):
         further_keys, added = self._codebook_of_further_keys(rows[0]), list[Change]()
         try:
             for row in rows:
-                key = row.tensors.key.to(self.keys.device)
-                nearest = further_keys.nearest(key)
-                is_equal = nearest.distance <= further_keys._same_query_distance(key)
-                index = nearest.index if is_equal else len(further_keys)
+                key = row.tensors.key.to(self.device)
+                equal_key = further_keys.nearest(key, within=further_keys._same_query_distance(key)).index
+                index = equal_key if equal_key >= 0 else len(further_keys)
                 added.append(further_keys.redo([row._replace(key_index=index)]))
         except BaseException:
             self._undo_further_keys(added)
@@ -198,7 +206,7 @@ class Codebook(StoredKeys):
         if self.further_keys is None:
             key, value, _ = row.tensors
             self.further_keys = Codebook(
-                len(key), len(value), eps=0.0, dist_fn=COS, rounding=self.rounding, device=self.keys.device
+                len(key), len(value), eps=0.0, dist_fn=COS, rounding=self.rounding, device=self.device
             ).train(self.training)
         return self.further_keys
 

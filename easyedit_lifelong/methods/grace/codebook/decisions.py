@@ -50,7 +50,7 @@ class Match:
     """The key nearest to a query.
 
     Attributes:
-        index: the key's index; -1 if there are no keys.
+        index: the key's index; -1 if there are no keys, or none as near as it was searched for.
         distance: the distance between key and query, in units of the distance function.
     """
 

@@ -46,6 +46,11 @@ class EditRows(NamedTuple):
     other_names: list[list[Row]]
 
 
+def changes_of_keys(changes: Sequence[Change]) -> list[Change]:
+    """Return the changes of single keys: of each edit's own key, followed by those of its other names."""
+    return [of_key for change in changes for of_key in (change, *change.other_names)]
+
+
 def rows_of(codebook: Codebook, changes: Sequence[Change], begin: int = 0) -> list[EditRows]:
     """Return the rows that each edit changed or added.
 
@@ -54,7 +59,7 @@ def rows_of(codebook: Codebook, changes: Sequence[Change], begin: int = 0) -> li
         changes: the changes of all edits, in order.
         begin: number of the first edit to return rows for.
     """
-    rows = iter(_rows_of_keys(codebook, _changes_of_keys(changes[begin:])))
+    rows = iter(_rows_of_keys(codebook, changes_of_keys(changes[begin:])))
     return [EditRows(next(rows), list(itertools.islice(rows, len(change.other_names)))) for change in changes[begin:]]
 
 
@@ -63,10 +68,11 @@ def further_rows_of(codebook: Codebook, changes: Sequence[Change], begin: int = 
 
     Arguments are those of :func:`rows_of`.
     """
+    changes = changes[begin:]
     if codebook.further_keys is None:
-        return [[] for _ in changes[begin:]]
-    rows = iter(_rows_of_keys(codebook.further_keys, [further for c in changes[begin:] for further in c.further]))
-    return [[row for (row,) in itertools.islice(rows, len(change.further))] for change in changes[begin:]]
+        return [[] for _ in changes]
+    rows = iter(_rows_of_keys(codebook.further_keys, [further for change in changes for further in change.further]))
+    return [[row for (row,) in itertools.islice(rows, len(change.further))] for change in changes]
 
 
 def trained_edits(
@@ -90,7 +96,7 @@ def keys_of(codebook: Codebook, changes: Sequence[Change]) -> list[int]:
 
 def all_keys_of(codebook: Codebook, changes: Sequence[Change]) -> list[list[int]]:
     """Return the indices of each edit's keys: its own key, then that of each other name of its subject."""
-    of_keys = _changes_of_keys(changes)
+    of_keys = changes_of_keys(changes)
     lengths_after = [*(change.length for change in of_keys[1:]), len(codebook)] if of_keys else []
     keys = (
         change.length if length_after > change.length or change.index is None else change.index
@@ -117,15 +123,10 @@ def insert_again(
 ) -> tuple[int, Change]:
     """Insert an edit again; return the index of the key that holds it, and its change. See :meth:`.Codebook.insert`."""
     assert edit.query is not None
-    device = codebook.keys.device  # may have changed since the edit
+    device = codebook.device  # may have changed since the edit
     _, index, change = codebook.insert(edit.query.to(device), edit.label, edit.value.to(device), decided)
     others = [(other.query.to(device), other.value.to(device)) for other in edit.other_names if other.query is not None]
     return index, codebook.add_further_keys(codebook.add_other_names(change, edit.label, others), edit.further)
-
-
-def _changes_of_keys(changes: Sequence[Change]) -> list[Change]:
-    """Return the changes of single keys: of each edit's own key, followed by those of its other names."""
-    return [of_key for change in changes for of_key in (change, *change.other_names)]
 
 
 def _rows_of_keys(codebook: Codebook, changes: Sequence[Change]) -> list[list[Row]]:
@@ -133,7 +134,7 @@ def _rows_of_keys(codebook: Codebook, changes: Sequence[Change]) -> list[list[Ro
 
     Args:
         codebook: the codebook.
-        changes: the changes of the last keys, in order; see :func:`_changes_of_keys`.
+        changes: the changes of the last keys, in order; see :func:`changes_of_keys`.
     """
     end = len(codebook)
     length_before = changes[0].length if changes else end

@@ -122,7 +122,7 @@ def new_codebook(
         key_width: width of a key, all key vectors included.
         value_width: width of a value, with its gate and radius.
         key_space: the part of the key space that the hyperparameters do not define.
-        rounding: see :class:`.StoredKeys`.
+        rounding: see :class:`.KeyStore`.
         device: device of the codebook.
     """
     per_edit_eps = hparams.eps == "auto"

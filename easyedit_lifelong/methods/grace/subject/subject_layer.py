@@ -82,7 +82,7 @@ class SubjectAdaptor(GraceAdaptor):
         if not replaced.any():
             return None
         self._count_hits(replaced, keys, window)
-        values = self.codebook.values[keys.clamp(min=0)].to(output.dtype)
+        values = self.codebook.values_of(keys.clamp(min=0)).to(output.dtype)
         return torch.where(replaced.unsqueeze(-1), values, output)
 
     def _count_hits(self, replaced: Tensor, keys: Tensor, window: Window | None) -> None:
@@ -203,7 +203,7 @@ class AnswerLayerAdaptor(SubjectAdaptor):
             return None
         self._count_hits(replaced, answer_keys, window)
         edited = output.clone()
-        edited[replaced] = self.codebook.values[answer_keys[replaced].to(self.codebook.values.device)].to(output)
+        edited[replaced] = self.codebook.values_of(answer_keys[replaced].to(self.codebook.device)).to(output)
         return edited
 
     def _ends_of_edited_prompts(self, inputs: Tensor, matches: MatchedKeys) -> list[int]:
@@ -216,7 +216,7 @@ class AnswerLayerAdaptor(SubjectAdaptor):
         assert self.codebook is not None
         if self.codebook.gate_eps is None:
             return []
-        same = self.codebook.same_prompt(inputs.to(self.codebook.gates.device), matches.keys)
+        same = self.codebook.same_prompt(inputs.to(self.codebook.device), matches.keys)
         return same.any(dim=1).nonzero().flatten().tolist()
 
     def _choose_key(self, gate_query: Tensor, matches: MatchedKeys) -> int:
@@ -234,7 +234,7 @@ class AnswerLayerAdaptor(SubjectAdaptor):
         assert self.codebook is not None
         total, gate_eps = matches.nearness, self.codebook.gate_eps
         if gate_eps is not None:
-            queries = gate_query.to(self.codebook.gates.device).unsqueeze(0)
+            queries = gate_query.to(self.codebook.device).unsqueeze(0)
             gate_distances = self.codebook.gate_distances(queries, matches.keys)[0]
             total = (total + gate_distances / gate_eps).masked_fill(gate_distances > gate_eps, float("inf"))
         least = total.min()

@@ -89,7 +89,7 @@ def _places(states: Tensor, n_tokens: int, further_keys: Codebook | None, tokens
     """
     places = set(range(tokens_per_key, n_tokens, tokens_per_key))
     if further_keys is not None:
-        matched = further_keys.lookup(states.to(further_keys.keys.device)) >= 0
+        matched = further_keys.lookup(states.to(further_keys.device)) >= 0
         places |= set(matched.nonzero().flatten().tolist()) - {0}
     return sorted(places)
 

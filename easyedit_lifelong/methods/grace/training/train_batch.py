@@ -43,7 +43,7 @@ class PendingEdit:
         identity: a text that identifies the edit, for random numbers; see :func:`.initial_value`.
         where: the edit's name in messages.
         case_id: the case_id of the request.
-        extras: gate and radius to store with the value, see :class:`.StoredKeys`; None without them.
+        extras: gate and radius to store with the value, see :class:`.KeyStore`; None without them.
         other_keys: the keys of the other names of its subject.
     """
 
@@ -106,7 +106,8 @@ def plan_edits(
             decision, match = codebook.decide(query, edit.label, edit.with_extras(start))
             predecessor = None
             if decision in (Decision.EXPAND, Decision.COVERED):  # training continues from the key's value
-                predecessor, start = last_edit_of_key.get(match.index), codebook.values[match.index].clone()
+                predecessor = last_edit_of_key.get(match.index)
+                start = codebook.row(match.index).tensors.value[: codebook.value_size]
             _, _, change = codebook.insert(query, edit.label, edit.with_extras(start), (decision, match))
             changes.append(change)
             changes[-1] = edit.insert_other_keys(codebook, change, start)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.methods.shared.subject_keys.distance import normalized, pairwise_distances
+from easyedit_lifelong.methods.shared.subject_keys.segmented_rows import Rows
 
 _PAIRS_AT_ONCE = 4096
 """Pairs whose vectors are copied at once."""
@@ -28,7 +29,7 @@ class NearestKeys(NamedTuple):
     key: Tensor
 
 
-def distances_of_pairs(queries: Tensor, keys: Tensor, rows: Tensor, columns: Tensor, dist_fn: str) -> Tensor:
+def distances_of_pairs(queries: Tensor, keys: Rows, rows: Tensor, columns: Tensor, dist_fn: str) -> Tensor:
     """Return the distances of some pairs of query and key, shape ``(pairs,)``, in float32.
 
     Args:
@@ -51,7 +52,7 @@ def first_nearest(distances: Tensor) -> NearestKeys:
     return NearestKeys(distances.gather(1, index.unsqueeze(1)).squeeze(1), index)
 
 
-def nearest_of_pairs(queries: Tensor, keys: Tensor, rows: Tensor, columns: Tensor, dist_fn: str) -> NearestKeys:
+def nearest_of_pairs(queries: Tensor, keys: Rows, rows: Tensor, columns: Tensor, dist_fn: str) -> NearestKeys:
     """Return each query's nearest key among its candidates. Nothing here waits for a GPU.
 
     Args:
