@@ -39,11 +39,8 @@ OTHER: dict[str, Any] = {"case_id": 1, "prompt": "old moon made", "subject": "mo
 ALIAS_PROMPTS = ["the capital of Peru is", "the capital of old king is"]
 
 
-@pytest.mark.parametrize("named_eps", [None, 0.4])
-@pytest.mark.parametrize("mode", ["simple", "late"])
+@pytest.mark.parametrize(("mode", "named_eps"), [("simple", None), ("late", None), ("late", 0.4)])
 def test_an_edit_answers_by_each_of_its_names(mode: str, named_eps: float | None) -> None:
-    if mode == "simple" and named_eps is not None:
-        pytest.skip("words are compared with an answer layer only")
     model, _, editor = edited("llama", mode, [FACT, OTHER], named_eps=named_eps)
     without, _, _ = edited("llama", mode, [{**FACT, "aliases": []}, OTHER], named_eps=named_eps)
     unedited = build_model("llama")
