@@ -31,6 +31,7 @@ BUILT_IN = [
 FORMATS = {
     *("json", "zsre", "zsre-rephrased", "counterfact", "rome-counterfact", "hallucination", "labelled", "wikibigedit"),
     *("ultraeditbench", "qaedit", "knowedit", "wikibio", "mquake", "fever", "fever-labels", "relations"),
+    *("ripple-edits", "uniedit"),
 }
 """The dataset formats that come with the package."""
 
