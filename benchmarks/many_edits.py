@@ -47,7 +47,7 @@ BLOCK = 1 << 14
 
 
 def make_folder(folder: Path, count: int, hparams: GraceHyperParams) -> None:
-    """Save a folder of ``count`` edits, each with a key of its own."""
+    """Save a folder of ``count`` edits, each of which has its own key."""
     model, tokenizer = load_model(hparams.model_name, "cpu", "float32")
     requests = sample_requests()
     texts = [text for request in requests[BATCH:] for text in (request.prompt, *request.rephrase_prompts)]
@@ -93,7 +93,7 @@ def layer_inputs(model: Any, tokenizer: Any, hparams: GraceHyperParams, texts: l
 
 
 def resident() -> dict[str, int]:
-    """Return the resident memory of this process in bytes: of its own (``anon``), and of mapped files (``file``)."""
+    """Return the resident memory of this process in bytes: private (``anon``), and of mapped files (``file``)."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     sizes = {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines if line.startswith("Rss")}
     return {"anon": sizes["RssAnon"], "file": sizes["RssFile"]}

@@ -7,10 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from easyedit_lifelong.data.reading_notes import ReadingNotes
 from easyedit_lifelong.errors import DataError
+
+_Part = TypeVar("_Part")
 
 ENCODING = "utf-8-sig"
 """UTF-8, with or without a byte order mark at the file's beginning."""
@@ -74,17 +76,8 @@ def iterate_json_list(path: Path, notes: ReadingNotes) -> Iterator[Any]:
     Raises:
         DataError: the file can't be read, isn't JSON, or doesn't hold a list.
     """
-    try:
-        with path.open(encoding=ENCODING) as file:
-            yield from _elements(_JsonText(file, _decoder(notes)))
-    except OSError as error:
-        raise unreadable(path, error) from error
-    except (ValueError, RecursionError) as error:
-        if not isinstance(read_json_file(path), list):  # its messages have the position in the file
-            raise DataError(
-                f"{path}: must hold a list of records (or one record per line, in a .jsonl file)"
-            ) from error
-        raise DataError(f"{path}: not valid JSON: {error}") from error
+    holds = "a list of records (or one record per line, in a .jsonl file)"
+    return _stream(path, notes, _elements, list, holds)
 
 
 def iterate_json_object(path: Path, notes: ReadingNotes) -> Iterator[tuple[str, Any]]:
@@ -97,14 +90,32 @@ def iterate_json_object(path: Path, notes: ReadingNotes) -> Iterator[tuple[str, 
     Raises:
         DataError: the file can't be read, isn't JSON, or doesn't hold an object.
     """
+    return _stream(path, notes, _members, dict, "an object of records")
+
+
+def _stream(
+    path: Path, notes: ReadingNotes, parts: Callable[[_JsonText], Iterator[_Part]], kind: type, holds: str
+) -> Iterator[_Part]:
+    """Yield the parts of the value in a JSON file.
+
+    Args:
+        path: the file.
+        notes: receives the keys that an object has more than once.
+        parts: yields the parts of the value in a text.
+        kind: the type that the value must have.
+        holds: the same in words.
+
+    Raises:
+        DataError: the file can't be read, isn't JSON, or holds a value of another type.
+    """
     try:
         with path.open(encoding=ENCODING) as file:
-            yield from _members(_JsonText(file, _decoder(notes)))
+            yield from parts(_JsonText(file, _decoder(notes)))
     except OSError as error:
         raise unreadable(path, error) from error
     except (ValueError, RecursionError) as error:
-        if not isinstance(read_json_file(path), dict):  # its messages have the position in the file
-            raise DataError(f"{path}: must hold an object of records") from error
+        if not isinstance(read_json_file(path), kind):  # its messages have the position in the file
+            raise DataError(f"{path}: must hold {holds}") from error
         raise DataError(f"{path}: not valid JSON: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""Append edits to a folder of many edits: each in a file of its own, so that the others are not written again.
+"""Append edits to a folder of many edits: each in its own file, so that the others are not rewritten.
 
 The names of these files begin as the folder's index says, with random characters that every complete save draws anew.
 So files that it leaves behind do not count. Like the step files of a run's state, each has a digest of itself and of

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.named_layers import find_layer
 from easyedit_lifelong.methods.grace.subject.subject_layer import AnswerLayerAdaptor, SubjectAdaptor
@@ -51,9 +52,7 @@ def _queries(editor: GraceEditor, inputs: Tensor, prompt_length: int) -> Tensor:
 
 
 def _acting_keys(model: Any, path: str, queries: Tensor) -> Hashable:
-    """Return the keys whose radius contains a query, each with its radius and its value.
-
-    Among these are all keys that act on the question. Values include the gates.
+    """Return the keys that can act on the question, with their content.
 
     Args:
         model: the edited model.
@@ -66,11 +65,29 @@ def _acting_keys(model: Any, path: str, queries: Tensor) -> Hashable:
     codebook, adaptor = editor.codebook, editor.adaptor
     if codebook.further_keys is not None:  # these are looked up at another layer
         return object()
-    named = adaptor.named_subjects if isinstance(adaptor, AnswerLayerAdaptor) else None
-    at_least = 0.0 if named is None else named.radius
+    if isinstance(adaptor, AnswerLayerAdaptor):
+        keys = _keys_in_reach(codebook, queries, adaptor.named_subjects.radius if adaptor.named_subjects else 0.0)
+    else:
+        keys = codebook.lookup(queries).tolist()  # -1 where no key acts
+    return tuple(None if key < 0 else _content(codebook, key) for key in keys)
+
+
+def _content(codebook: Codebook, key: int) -> Hashable:
+    """Return a key's index, its radius and its value, which includes the gate."""
+    row = codebook.row(key).tensors
+    return key, float(row.radius), row.value.cpu().numpy().tobytes()
+
+
+def _keys_in_reach(codebook: Codebook, queries: Tensor, at_least: float) -> list[int]:
+    """Return the keys whose radius contains a query. An answer layer chooses among them.
+
+    Args:
+        codebook: the codebook.
+        queries: shape ``(queries, key_size)``.
+        at_least: replaces smaller radii.
+    """
     near = queries[codebook.within_any_radius(queries, at_least)]
     if not len(near):
-        return ()
-    keys = codebook.relative_distances(near, at_least).isfinite().any(dim=0).nonzero().flatten().tolist()
-    rows = [codebook.row(key) for key in keys]
-    return tuple((row.key_index, float(row.tensors.radius), row.tensors.value.cpu().numpy().tobytes()) for row in rows)
+        return []
+    keys: list[int] = codebook.relative_distances(near, at_least).isfinite().any(dim=0).nonzero().flatten().tolist()
+    return keys

@@ -149,7 +149,7 @@ class Codebook(StoredKeys):
         return len(self) - 1
 
     def add_other_names(self, change: Change, label: Label, keys: Sequence[tuple[Tensor, Tensor]]) -> Change:
-        """Insert the keys of the other names of an edit's subject, each by algorithm 1, but always as a key of its own.
+        """Insert the keys of the other names of an edit's subject, by algorithm 1; each becomes a new key.
 
         A key with the same label neither covers nor expands to another name, so that its radius stays that of one name.
 

@@ -157,7 +157,7 @@ class SubjectEdits:
 
         Args:
             names: the names.
-            gate: the edit's gate, ``(gate_size,)``: that of its own prompt, whatever the name.
+            gate: the edit's gate, ``(gate_size,)``; every name has the gate of the edit's prompt.
             queries_of: returns the key layer's queries for rows of tokens.
         """
         if not names:
