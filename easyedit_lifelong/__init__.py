@@ -59,6 +59,7 @@ _LAZY = {
     "Conflict": "easyedit_lifelong.methods.base",
     "EditsPart": "easyedit_lifelong.methods.edit_stores",
     "EditStore": "easyedit_lifelong.methods.edit_stores",
+    "ExtendableEditStore": "easyedit_lifelong.methods.edit_stores",
     "Explain": "easyedit_lifelong.methods.base",
     "ExplainedPass": "easyedit_lifelong.methods.base",
     "InspectedPart": "easyedit_lifelong.methods.base",
@@ -67,6 +68,8 @@ _LAZY = {
     "MergeSource": "easyedit_lifelong.methods.base",
     "PlainWeights": "easyedit_lifelong.methods.base",
     "Renamed": "easyedit_lifelong.methods.base",
+    "WatchAnswers": "easyedit_lifelong.methods.base",
+    "ScopeStudy": "easyedit_lifelong.evaluation.scope",
     "StateKeeper": "easyedit_lifelong.methods.edit_stores",
     "EditRecord": "easyedit_lifelong.methods.shared.records",
     "editors_on": "easyedit_lifelong.methods.shared.editors",
@@ -94,6 +97,9 @@ _LAZY = {
     "Series": "easyedit_lifelong.methods.report_sections",
     "DatasetReader": "easyedit_lifelong.registry",
     "TrackerType": "easyedit_lifelong.registry",
+    "JudgeType": "easyedit_lifelong.registry",
+    "JudgedAnswer": "easyedit_lifelong.evaluation.judges",
+    "Verdict": "easyedit_lifelong.evaluation.judges",
     "EditRequest": "easyedit_lifelong.data.request",
     "Probe": "easyedit_lifelong.data.request",
     "read_requests": "easyedit_lifelong.data.readers",
@@ -165,6 +171,8 @@ if TYPE_CHECKING:
         RunError,
     )
     from easyedit_lifelong.evaluation.chat_requests import in_chat_form
+    from easyedit_lifelong.evaluation.judges import JudgedAnswer, Verdict
+    from easyedit_lifelong.evaluation.scope import ScopeStudy
     from easyedit_lifelong.hookspecs import hookimpl
     from easyedit_lifelong.hparams_files import hparams_values
     from easyedit_lifelong.hyperparams import PluginHyperParams
@@ -189,11 +197,18 @@ if TYPE_CHECKING:
         MergeSource,
         PlainWeights,
         Renamed,
+        WatchAnswers,
     )
     from easyedit_lifelong.methods.calibrator import Calibrator
     from easyedit_lifelong.methods.coachhook.apply import apply_coachhook_to_model
     from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
-    from easyedit_lifelong.methods.edit_stores import AppendableEditStore, EditsPart, EditStore, StateKeeper
+    from easyedit_lifelong.methods.edit_stores import (
+        AppendableEditStore,
+        EditsPart,
+        EditStore,
+        ExtendableEditStore,
+        StateKeeper,
+    )
     from easyedit_lifelong.methods.enn.config import ENNHyperParams
     from easyedit_lifelong.methods.enn.editor import apply_enn_to_model
     from easyedit_lifelong.methods.finetune.config import (
@@ -234,7 +249,14 @@ if TYPE_CHECKING:
     from easyedit_lifelong.models.load import load_model
     from easyedit_lifelong.models.prompt_positions import PositionTracker, prompt_lengths
     from easyedit_lifelong.plugins import get_plugins
-    from easyedit_lifelong.registry import CovarianceEngine, DatasetReader, ModelMethod, RecordLoader, TrackerType
+    from easyedit_lifelong.registry import (
+        CovarianceEngine,
+        DatasetReader,
+        JudgeType,
+        ModelMethod,
+        RecordLoader,
+        TrackerType,
+    )
     from easyedit_lifelong.runs.api import run_consecutive, run_lifelong
     from easyedit_lifelong.runs.rescore import rescore_run
     from easyedit_lifelong.runs.training import train_editor
@@ -262,6 +284,7 @@ __all__ = [
     "EditsPart",
     "Explain",
     "ExplainedPass",
+    "ExtendableEditStore",
     "FTEWCHyperParams",
     "FTHyperParams",
     "FTLHyperParams",
@@ -271,6 +294,8 @@ __all__ = [
     "HyperParameterError",
     "IKEHyperParams",
     "InspectedPart",
+    "JudgeType",
+    "JudgedAnswer",
     "KEHyperParams",
     "KnownFact",
     "LayerExplanation",
@@ -299,6 +324,7 @@ __all__ = [
     "RunError",
     "RunRecord",
     "SERACHyperParams",
+    "ScopeStudy",
     "SearchSpace",
     "SearchStage",
     "SecondMoment",
@@ -313,6 +339,8 @@ __all__ = [
     "Training",
     "TrainingSchedule",
     "UltraEditHyperParams",
+    "Verdict",
+    "WatchAnswers",
     "apply_adaptor_to_model",
     "apply_alphaedit_to_model",
     "apply_coachhook_to_model",

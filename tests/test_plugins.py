@@ -155,7 +155,15 @@ def test_the_documents_explain_every_port() -> None:
     text = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text(encoding="utf-8")
     explained = set(re.findall(r"^\| `(\w+)", text, re.MULTILINE))
     assert {item.name for item in fields(EditMethod)} - {"name", "hparams_class", "apply"} <= explained
-    assert {name for name in vars(hookspecs) if name.startswith("register_")} <= explained
+    assert {name for name in vars(hookspecs) if name.startswith(("register_", "complete_"))} <= explained
+
+
+def test_the_types_that_hooks_and_ports_name_are_public() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text(encoding="utf-8")
+    entries = re.findall(r"^\| `register_\w+\(register\)` \| `(\w+)", text, re.MULTILINE)
+    assert len(entries) == 7
+    ports = [*re.findall(r"\ban? `([A-Z]\w+)`", text), "JudgedAnswer", "Verdict", "WatchAnswers"]
+    assert not [name for name in (*entries, *ports) if name not in easyedit_lifelong.__all__]
 
 
 # ------------------------------------------------------------------ names that are used twice
