@@ -185,3 +185,17 @@ def test_exactly_the_shipped_hyperparameter_files_are_listed() -> None:
     }
     shipped = {(path.parent.name, path.stem) for path in (ROOT / "hparams").glob("*/*.yaml")}
     assert listed == shipped
+
+
+def test_every_extra_for_users_is_listed() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    section = project[project.index("[project.optional-dependencies]") :]
+    extras = re.findall(r"^([\w-]+) = \[", section[: section.index("\n[", 1)], re.MULTILINE)
+    listed = {name for row in rows(text_of("command-line.md"), "extra") for name in code_spans(row[0])}
+    assert listed == set(extras) - {"dev", "docs"}
+
+
+def test_every_command_is_listed() -> None:
+    subparsers = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    listed = [name for row in rows(text_of("command-line.md"), "command") for name in code_spans(row[0])]
+    assert {name for name in listed if " " not in name} == set(subparsers.choices)
