@@ -33,8 +33,14 @@ def train_values(
     steps = [0] * len(starts)
     for number in range(ROUNDS + 1):
         restricted = value_pass.restricted(logits, hparams.likely_tokens, len(edits)) if number < ROUNDS else None
-        step_pass, names = restricted or value_pass, ([texts[e] for e in edits] for texts in (identities, where))
-        results = optimise.train_values(step_pass, values, hparams, *names, steps)
+        results = optimise.train_values(
+            restricted or value_pass,
+            values,
+            hparams,
+            [identities[edit] for edit in edits],
+            [where[edit] for edit in edits],
+            steps,
+        )
         trained |= dict(zip(edits, results, strict=True))
         if restricted is None:
             break
