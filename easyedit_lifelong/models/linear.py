@@ -52,8 +52,7 @@ def few_token_linears(modules: Iterable[nn.Module]) -> contextlib.AbstractContex
         for module in modules
         for layer in module.modules()
         if type(layer) is nn.Linear
-        and layer.weight.device.type == "cpu"
-        and layer.weight.dtype == torch.float32
+        and _is_fast(layer.weight)
         and quantised_weight(layer) is None
         and "forward" not in layer.__dict__
     }
@@ -62,15 +61,30 @@ def few_token_linears(modules: Iterable[nn.Module]) -> contextlib.AbstractContex
 
 def _fast_forward(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
     """Return a replacement of a layer's ``forward``."""
-    weight = layer.weight.detach()
-    bias = None if layer.bias is None else layer.bias.detach()
+    return few_rows_linear(layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
+
+
+def few_rows_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """Return the function of a linear layer with constant parameters, which computes few rows faster.
+
+    Only float32 on a CPU is faster; other rows are computed as by ``nn.Linear``.
+
+    Args:
+        weight: shape ``(outputs, inputs)``.
+        bias: shape ``(outputs,)``; None for none.
+    """
 
     def forward(x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        if len(rows) > _MAX_ROWS:
+        if len(rows) > _MAX_ROWS or not _is_fast(weight):
             return F.linear(x, weight, bias)
         out = _FewRowsLinear.apply(rows, weight)
         out = out if bias is None else out + bias
         return out.view(*x.shape[:-1], -1)
 
     return forward
+
+
+def _is_fast(weight: Tensor) -> bool:
+    """Whether the transposed product is faster with a weight."""
+    return weight.device.type == "cpu" and weight.dtype == torch.float32

@@ -66,6 +66,10 @@ class GraceHyperParams(PluginHyperParams):
             further keys: the activations after each further ``tokens_per_key`` tokens of the target; see
             :mod:`easyedit_lifelong.methods.grace.training.further_keys`. 0: one key gives the whole target, as in the
             paper.
+        likely_tokens: number of tokens, for each edit, whose logits are computed while its value is trained. A pass
+            with all tokens then checks the value; see
+            :mod:`easyedit_lifelong.methods.grace.training.restricted_training`. 0: all tokens. It has no effect on
+            models other than causal language models, nor where the output head is no plain linear layer.
         whiten: compare keys after whitening by the second moments of the layer's inputs, which reduces the weight of
             directions that all tokens share. docs/covariance.md says where the second moments come from.
         key_templates: with ``subject_last``, texts with ``{subject}`` or ``{prompt}``. An edit has one key vector for
@@ -122,6 +126,7 @@ class GraceHyperParams(PluginHyperParams):
         "num_pert": 1,
         "train_batch": 1,
         "tokens_per_key": 0,
+        "likely_tokens": 0,
         "dropout": 0,
         "kl_factor": 0,
         "mom2_n_samples": 1,
@@ -148,6 +153,7 @@ class GraceHyperParams(PluginHyperParams):
     train_batch: int = 16
     eos: bool = False
     tokens_per_key: int = 0
+    likely_tokens: int = 0
     whiten: bool = False
     key_templates: list[str] = field(default_factory=list)
     context_templates: list[str] = field(default_factory=list)
@@ -189,6 +195,10 @@ class GraceHyperParams(PluginHyperParams):
             problems.append(f"eps: {self.eps} is less than 0")
         if isinstance(self.false_fire_rate, float) and self.false_fire_rate >= 1:
             problems.append(f"false_fire_rate: {self.false_fire_rate} must be less than 1")
+        if self.likely_tokens and (self.val_train != "sgd" or self.dropout):
+            problems.append(
+                "likely_tokens: needs val_train: sgd and dropout: 0, because values are checked by a last pass"
+            )
         if self.tokens_per_key:
             problems += self._check_tokens_per_key()
         return problems + (self._check_subject() if self.by_subject else self._check_prompt())

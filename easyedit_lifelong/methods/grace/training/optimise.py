@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import zlib
 from collections.abc import Sequence
@@ -55,7 +56,12 @@ def initial_value(hparams: GraceHyperParams, output: Tensor, identity: str) -> T
 
 
 def train_values(
-    value_pass: ValuePass, starts: Tensor, hparams: GraceHyperParams, identities: Sequence[str], where: Sequence[str]
+    value_pass: ValuePass,
+    starts: Tensor,
+    hparams: GraceHyperParams,
+    identities: Sequence[str],
+    where: Sequence[str],
+    steps_before: Sequence[int] | None = None,
 ) -> list[TrainedValue]:
     """Train the values of a batch of edits, independently of each other, with the model frozen.
 
@@ -70,6 +76,7 @@ def train_values(
         hparams: optimiser, learning rate, steps, early stop.
         identities: see :func:`initial_value`; they also seed the noise of ``val_train: adv``.
         where: name of each edit in messages.
+        steps_before: number of steps that each edit has made before; they count. None: no steps.
 
     Returns:
         One trained value per edit.
@@ -85,10 +92,11 @@ def train_values(
     # A pass with two rows of an edit takes hardly longer than one with a single row.
     multiples = (1.0, 2.0) if rows_per_edit == 1 and value_pass.has_independent_rows else (1.0,)
     optimiser = make_optimiser(hparams.optimizer, starts, hparams.edit_lr, multiples=multiples)
+    before = steps_before or [0] * len(starts)
     active = list(range(len(starts)))  # the edits that are still trained
     trained: dict[int, TrainedValue] = {}  # of all edits; of those that are still trained, the outcome so far
     step_pass, step_noise, step_rows = value_pass, noise, list(range(len(noise)))
-    for steps in range(hparams.n_iter + 1):
+    for step in itertools.count():
         values = optimiser.candidates.detach().clone().requires_grad_(True)
         rows = [edit * rows_per_edit + row for edit in active for _ in values[0] for row in range(rows_per_edit)]
         if rows != step_rows:
@@ -99,14 +107,9 @@ def train_values(
             outcomes = _outcomes(step_pass, logits, hparams.kl_factor, values.shape[:2])
         remaining, chosen = list[int](), list[int]()  # indices into `active`, and their best candidates
         for n, edit in enumerate(active):
+            steps = before[edit] + step
             number, stops = outcomes.best(n, hparams)
-            outcome = TrainedValue(
-                values[n, number].detach().clone(),
-                steps,
-                outcomes.losses[n][number],
-                outcomes.learned[n][number],
-                outcomes.objectives[n][number],
-            )
+            outcome = outcomes.trained_value(n, number, values[n, number].detach().clone(), steps)
             previous = trained.get(edit) if optimiser.returns_to_best else None
             if previous is None and not math.isfinite(outcome.loss):
                 raise EditError(
@@ -115,10 +118,10 @@ def train_values(
             if previous is not None and not stops and not outcome.objective < previous.objective:
                 outcome = replace(previous, steps=steps)
             trained[edit] = outcome
-            if not stops:
+            if not stops and steps < hparams.n_iter:
                 remaining.append(n)
                 chosen.append(number)
-        if not remaining or steps == hparams.n_iter:
+        if not remaining:
             break
         (gradients,) = gradients_of(outcomes.differentiable[remaining, chosen].sum(), [values])
         if len(remaining) < len(active):
@@ -128,7 +131,7 @@ def train_values(
             optimiser.step([outcomes.objectives[n] for n in remaining], gradients[remaining, chosen])
         except RuntimeError as error:
             raise EditError(
-                f"{where[active[0]]}: the optimizer failed after {steps} steps: {error}; a lower edit_lr may help"
+                f"{where[active[0]]}: the optimizer failed after {step} steps: {error}; a lower edit_lr may help"
             ) from error
     for edit, result in trained.items():
         if not torch.isfinite(result.value).all():
@@ -138,8 +141,21 @@ def train_values(
     return [trained[edit] for edit in range(len(starts))]
 
 
+def evaluate(value_pass: ValuePass, values: Tensor, kl_factor: float) -> tuple[Outcomes, Tensor]:
+    """Return the outcomes of one value for each edit, and the logits of the pass, ``(rows, targets, classes)``.
+
+    Args:
+        value_pass: the pass over the edits' prompts and targets; see :func:`train_values`.
+        values: shape ``(edits, value_size)``.
+        kl_factor: weight of the drift.
+    """
+    with torch.no_grad():
+        logits = value_pass.logits(values.repeat_interleave(len(value_pass.targets) // len(values), dim=0))
+        return _outcomes(value_pass, logits, kl_factor, torch.Size([len(values), 1])), logits
+
+
 @dataclass(frozen=True)
-class _Outcomes:
+class Outcomes:
     """What a pass says about the candidates of several edits, by edit, then by candidate.
 
     Attributes:
@@ -162,8 +178,14 @@ class _Outcomes:
                     return number, True
         return lowest(self.objectives[edit]), False
 
+    def trained_value(self, edit: int, number: int, value: Tensor, steps: int) -> TrainedValue:
+        """Return a candidate's value, found in that many steps, with its outcome."""
+        return TrainedValue(
+            value, steps, self.losses[edit][number], self.learned[edit][number], self.objectives[edit][number]
+        )
 
-def _outcomes(step_pass: ValuePass, logits: Tensor, kl_factor: float, shape: torch.Size) -> _Outcomes:
+
+def _outcomes(step_pass: ValuePass, logits: Tensor, kl_factor: float, shape: torch.Size) -> Outcomes:
     """Return the outcomes of a pass.
 
     Args:
@@ -176,7 +198,7 @@ def _outcomes(step_pass: ValuePass, logits: Tensor, kl_factor: float, shape: tor
     losses, learned = _losses(logits, step_pass.targets, count), _learned(logits, step_pass.targets, count)
     objectives = losses + kl_factor * _drift(step_pass, logits, count) if kl_factor else losses
     losses, objectives, learned = losses.view(shape), objectives.view(shape), learned.view(shape)
-    return _Outcomes(losses.tolist(), objectives.tolist(), learned.tolist(), objectives)
+    return Outcomes(losses.tolist(), objectives.tolist(), learned.tolist(), objectives)
 
 
 def _losses(logits: Tensor, targets: Tensor, count: int) -> Tensor:

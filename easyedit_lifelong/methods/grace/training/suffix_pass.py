@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from easyedit_lifelong.methods.grace.adaptor import GraceAdaptor
+from easyedit_lifelong.methods.grace.training.likely_tokens import LikelyTokens, can_restrict, likely_tokens
 from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
 from easyedit_lifelong.models.anatomy import Anatomy
 from easyedit_lifelong.models.encoding import IGNORED, EncodedPair, pad_rows
@@ -80,6 +81,8 @@ class SuffixPass(ValuePass):
         )
         self._runner, self._n_logits = runner, right.shape[1] + 1
         self._above = [module for module in above if module is not None]
+        self._head = anatomy.head if anatomy and blocks else None
+        self._likely: LikelyTokens | None = None
         self._ids, self._mask = torch.cat([left, right], dim=1), torch.cat([left_mask, right_mask], dim=1)
         self._prompt_lengths = torch.tensor(prompt_lengths)
         # Distance from the value's token to the token that predicts the first target token, per row.
@@ -105,22 +108,38 @@ class SuffixPass(ValuePass):
         if self._output_below is not None:
             selection._output_below = with_hidden(self._output_below, hidden_of(self._output_below)[rows])
         selection._prefix = self._prefix.select_rows(rows) if self._prefix is not None else None
+        selection._likely = self._likely.select_rows(rows) if self._likely is not None else None
+        return selection
+
+    def restricted(self, logits: Tensor, count: int, edits: int) -> SuffixPass | None:
+        """Return a pass that computes the logits of likely tokens only, see :meth:`.ValuePass.restricted`.
+
+        Its targets, and the tokens of its logits, are classes of :class:`.LikelyTokens`.
+        """
+        if not can_restrict(self._head) or count >= logits.shape[-1]:
+            return None
+        tokens = likely_tokens(self._head, logits, self.targets, count, edits)
+        selection = copy.copy(self)
+        selection._likely = likely = LikelyTokens.of(self._head, tokens, logits)
+        selection.targets = likely.classes_of(self.targets)
+        selection.unedited = likely.logits_of_rows(self.unedited[..., likely.union])
         return selection
 
     def _forward(self) -> Tensor:
         return self._target_logits(self._ids[:, self._start :], self._prefix)
 
     def _target_logits(self, ids: Tensor, cache: Any) -> Tensor:
-        """Run the model; return the logits that predict the targets, ``(rows, longest target, vocabulary)``."""
+        """Run the model; return the logits that predict the targets, ``(rows, longest target, classes)``."""
         logits = self._runner.call(ids, self._mask, self._prompt_lengths, cache, keep=self._n_logits)
         logits, longest = logits[:, -self._n_logits :], self.targets.shape[1]
-        if self._n_logits == longest and not self._target_offsets.any():
-            return logits
-        positions = self._target_offsets.unsqueeze(1) + torch.arange(longest, device=self._target_offsets.device)
-        rows = torch.arange(len(positions), device=positions.device).unsqueeze(1)
-        return logits[rows, positions.clamp_max(self._n_logits - 1)]
+        if self._n_logits != longest or self._target_offsets.any():
+            positions = self._target_offsets.unsqueeze(1) + torch.arange(longest, device=self._target_offsets.device)
+            rows = torch.arange(len(positions), device=positions.device).unsqueeze(1)
+            logits = logits[rows, positions.clamp_max(self._n_logits - 1)]
+        return logits if self._likely is None else self._likely.logits_of_rows(logits)
 
     @contextlib.contextmanager
     def _reusing_constants(self) -> Iterator[None]:
-        with super()._reusing_constants(), few_token_linears(self._above):
+        restricting = contextlib.nullcontext() if self._likely is None else self._likely.restricting_head()
+        with super()._reusing_constants(), restricting, few_token_linears(self._above):
             yield

@@ -17,7 +17,8 @@ from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Decision, Label, Match
 from easyedit_lifelong.methods.grace.codebook.edit_history import all_keys_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.training.optimise import TrainedValue, initial_value, train_values
+from easyedit_lifelong.methods.grace.training.optimise import TrainedValue, initial_value
+from easyedit_lifelong.methods.grace.training.restricted_training import train_values
 from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
 
 

@@ -96,6 +96,16 @@ class ValuePass(abc.ABC):
     def select_rows(self, rows: Tensor) -> ValuePass:
         """Return a pass over a selection of the rows, some of which may be repeated."""
 
+    def restricted(self, logits: Tensor, count: int, edits: int) -> ValuePass | None:
+        """Return a pass that computes the logits of likely tokens only; None if all logits have to be computed.
+
+        Args:
+            logits: logits of an exact pass, ``(rows, targets, classes)``.
+            count: number of likely tokens for each edit.
+            edits: number of edits; each has the same number of consecutive rows.
+        """
+        return None
+
     @abc.abstractmethod
     def _forward(self) -> Tensor:
         """Run a pass that reuses constant results; return its logits."""

@@ -1,10 +1,12 @@
-"""Compare the optimisers of a method's vectors: seconds, steps, losses and scores of the same edits, Adam and L-BFGS.
+"""Compare two values of a hyperparameter: seconds, steps, losses and scores of the same edits.
 
-    python benchmarks/optimisers.py --hparams GRACE/smollm2-135m-subject [--data FILE --offset N --edits 20]
-    python benchmarks/optimisers.py --hparams CoachHook/smollm2-135m --text TEXT_FILE
+    python benchmarks/edit_settings.py --hparams GRACE/smollm2-135m-subject [--data FILE --offset N --edits 20]
+    python benchmarks/edit_settings.py --hparams GRACE/smollm2-135m-subject --compare likely_tokens=0,1024
+    python benchmarks/edit_settings.py --hparams CoachHook/smollm2-135m --text TEXT_FILE
 
-The vectors are GRACE's values, or the target vectors of methods that locate and then edit. Both sides edit the same
-requests alternately in one process, from the unedited model.
+Both sides edit the same requests alternately in one process, from the unedited model. By default they are the
+optimisers of GRACE's values, or of the target vectors of methods that locate and then edit: Adam and limited-memory
+BFGS.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import yaml
 from _machine import alternate, describe, finish, machine, median, stop
 from rich.console import Console
 from rich.table import Table
@@ -29,7 +32,6 @@ from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.text_scores import ngram_entropy, read_text
 from easyedit_lifelong.hparams_files import find_hparams, read_hparams_file
-from easyedit_lifelong.methods.shared.vector_optimisers import ADAM, LBFGS
 from easyedit_lifelong.runs.hyperparameter_files import find_method, make_hparams
 from easyedit_lifelong.runs.inputs import reader_of
 
@@ -39,7 +41,7 @@ CONTINUATION = 60
 
 @dataclasses.dataclass
 class Side:
-    """The measurements of one optimiser.
+    """The measurements of one value of the hyperparameter.
 
     Attributes:
         seconds: wall seconds an edit, one entry for each run.
@@ -105,12 +107,12 @@ class Comparison:
         return {**scores, "entropy": sum(entropies) / len(entropies)}
 
 
-def table_of(sides: Mapping[str, Side], unedited: Mapping[str, float]) -> Table:
-    """Return the measurements as a table, with the scores of the unedited model."""
+def table_of(setting: str, sides: Mapping[str, Side], unedited: Mapping[str, float]) -> Table:
+    """Return the measurements of the values of a setting as a table, with the scores of the unedited model."""
     names = [
         name for name in ("reliability", "generality", "locality", "text_perplexity", "entropy") if name in unedited
     ]
-    table = Table("optimizer", "s an edit", "CPU s", "steps", "mean loss", "largest", "learned", *names)
+    table = Table(setting, "s an edit", "CPU s", "steps", "mean loss", "largest", "learned", *names)
     for name, side in sides.items():
         figures = (median(side.seconds), median(side.cpu))
         scores = (f"{x:.3f}" for x in (*side.loss, side.learned, *(side.scores[score] for score in names)))
@@ -126,14 +128,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--data", default=str(FOLDER / "counterfact.json"), help="dataset file (default: sample facts)")
     add("--offset", type=int, default=0, help="skip this many records (default 0)")
     add("--hparams", default="GRACE/smollm2-135m-subject", help="hyperparameter file or shipped name")
+    add("--compare", default="optimizer=adam,lbfgs", help="FIELD=VALUE,VALUE (default %(default)s)")
     add("--edits", type=int, default=20, help="how many records to edit (default 20)")
     add("--batch", type=int, help="edits in each call (default: batch_size of the hyperparameters)")
     add("--runs", type=int, default=3, help="runs of each side (default 3)")
     add("--text", help="file with a held-out text, whose perplexity is scored")
     given = parser.parse_args(arguments)
+    setting, _, values = given.compare.partition("=")
+    names = values.split(",")
+    if len(names) != 2:
+        parser.error(f"--compare {given.compare}: expected FIELD=VALUE,VALUE")
     try:
         file = find_hparams(given.hparams)
-        hparams = make_hparams(read_hparams_file(file), str(file))
+        contents = read_hparams_file(file)
+        hparams = make_hparams(contents, str(file))
+        if not hasattr(hparams, setting):
+            return stop(f"{given.hparams}: {hparams.alg_name} has no {setting}")
+        compared = {name: make_hparams({**contents, setting: yaml.safe_load(name)}, str(file)) for name in names}
         read = reader_of(given.data, None).read
         requests = list(read_requests(given.data, read, limit=given.offset + given.edits))[given.offset :]
         model, tokenizer = load_model(hparams.model_name, "cpu")
@@ -141,28 +152,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prepare = find_method(hparams).prepare
         if prepare is not None:
             prepare(model, tokenizer, hparams, None)
-        if not hasattr(hparams, "optimizer"):
-            return stop(f"{given.hparams}: {hparams.alg_name} has no optimizer to choose")
         batch = given.batch or hparams.batch_size
         comparison = Comparison(model, tokenizer, requests, batch, text)
         unedited = comparison.scores()
         Comparison(model, tokenizer, requests[:1], 1, None).edit(Side(), hparams)  # untimed
-        sides = {ADAM: Side(), LBFGS: Side()}
+        sides = {name: Side() for name in names}
 
         def run(name: str, _: int) -> None:
-            comparison.edit(sides[name], dataclasses.replace(hparams, optimizer=name))
+            comparison.edit(sides[name], compared[name])
 
         alternate(given.runs, *(functools.partial(run, name) for name in sides))
     except LifelongError as error:
         return stop(error)
     console = Console(width=160)
     console.print(describe(machine()))
-    console.print(table_of(sides, unedited))
+    console.print(table_of(setting, sides, unedited))
     finish(
-        "optimisers",
-        ours=median(sides[LBFGS].seconds),
-        theirs=median(sides[ADAM].seconds),
-        unit="seconds an edit: limited-memory BFGS (ours), Adam (theirs)",
+        "edit_settings",
+        ours=median(sides[names[1]].seconds),
+        theirs=median(sides[names[0]].seconds),
+        unit=f"seconds an edit: {setting} {names[1]} (ours), {names[0]} (theirs)",
         sides={name: dataclasses.asdict(side) for name, side in sides.items()},
         unedited=unedited,
         edits=len(requests),

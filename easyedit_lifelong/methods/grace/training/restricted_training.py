@@ -1,0 +1,60 @@
+"""Train GRACE values with the logits of likely tokens, and check them with those of all tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.methods.grace.training import optimise
+from easyedit_lifelong.methods.grace.training.optimise import TrainedValue, evaluate
+from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
+
+ROUNDS = 3
+"""How often likely tokens are chosen. A value that still fails the check is then trained with all tokens."""
+
+
+def train_values(
+    value_pass: ValuePass, starts: Tensor, hparams: GraceHyperParams, identities: Sequence[str], where: Sequence[str]
+) -> list[TrainedValue]:
+    """Train the values of a batch of edits as :func:`.optimise.train_values` does, with the same arguments.
+
+    With ``likely_tokens``, a pass computes the logits of that many tokens for each edit (:class:`.LikelyTokens`). When
+    all edits have stopped, a pass with all tokens checks their values. An edit that fails is trained further, from its
+    value, with the tokens that are likely at this value. So loss and success of every result are exact.
+    """
+    if not hparams.likely_tokens:
+        return optimise.train_values(value_pass, starts, hparams, identities, where)
+    rows_per_edit = len(value_pass.targets) // len(starts)
+    trained: dict[int, TrainedValue] = {}
+    edits, values, logits = list(range(len(starts))), starts, value_pass.unedited
+    steps = [0] * len(starts)
+    for number in range(ROUNDS + 1):
+        restricted = value_pass.restricted(logits, hparams.likely_tokens, len(edits)) if number < ROUNDS else None
+        results = optimise.train_values(
+            restricted or value_pass,
+            values,
+            hparams,
+            [identities[edit] for edit in edits],
+            [where[edit] for edit in edits],
+            steps,
+        )
+        trained |= dict(zip(edits, results, strict=True))
+        if restricted is None:
+            break
+        values = torch.stack([result.value for result in results])
+        outcomes, logits = evaluate(value_pass, values, hparams.kl_factor)
+        failed = list[int]()
+        for n, (edit, result) in enumerate(zip(edits, results, strict=True)):
+            trained[edit] = outcomes.trained_value(n, 0, result.value, result.steps)
+            if result.steps < hparams.n_iter and not outcomes.best(n, hparams)[1]:
+                failed.append(n)
+        if not failed:
+            break
+        rows = torch.tensor([n * rows_per_edit + row for n in failed for row in range(rows_per_edit)])
+        rows = rows.to(logits.device)
+        value_pass, values, logits = value_pass.select_rows(rows), values[failed], logits[rows]
+        edits, steps = [edits[n] for n in failed], [results[n].steps for n in failed]
+    return [trained[edit] for edit in range(len(starts))]

@@ -1,0 +1,236 @@
+"""GRACE's values can be trained with the logits of likely tokens; what is reported is exact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
+from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.errors import HyperParameterError
+from easyedit_lifelong.methods.grace.training import optimise, restricted_training
+from easyedit_lifelong.methods.grace.training.likely_tokens import LikelyTokens, can_restrict, likely_tokens
+from easyedit_lifelong.methods.grace.training.suffix_pass import SuffixPass
+from easyedit_lifelong.models.encoding import IGNORED
+from tests.support.causal_families import FAMILIES
+from tests.support.thoroughness import default_cases
+from tests.support.tiny_models import build_model
+
+REQUESTS = [
+    EditRequest(case_id=0, prompt="the red fox", target_new="river"),
+    EditRequest(case_id=1, prompt="the sea is", target_new="red"),
+    EditRequest(case_id=2, prompt="a blue bird", target_new="stone"),
+]
+
+
+def hparams(**settings: Any) -> GraceHyperParams:
+    values = {"inner_params": ["model.layers[1].mlp.down_proj.weight"], "edit_lr": 0.5, "n_iter": 60, **settings}
+    return GraceHyperParams(**{"model_name": "tiny", "device": "cpu", "optimizer": "lbfgs", **values})
+
+
+@pytest.fixture
+def head() -> nn.Linear:
+    torch.manual_seed(0)
+    head = nn.Linear(16, 200)
+    with torch.no_grad():
+        head.weight.mul_(8)  # so that some tokens are far more likely than others
+    return head
+
+
+@pytest.fixture
+def states() -> Tensor:
+    """Hidden states of four rows, two for each of two edits, at three positions."""
+    return torch.randn(4, 3, 16, generator=torch.Generator().manual_seed(1))
+
+
+TARGETS = torch.tensor([[3, 150, IGNORED], [3, 150, IGNORED], [7, 8, 9], [IGNORED] * 3])
+
+
+class TestLikelyTokens:
+    def test_the_most_likely_tokens_and_the_targets_are_chosen(self, head: nn.Linear, states: Tensor) -> None:
+        logits = head(states).detach()
+        tokens = likely_tokens(head, logits, TARGETS, 40, 2)
+        assert tokens.shape == (4, 40)
+        assert tokens[0].equal(tokens[1])
+        assert tokens[2].equal(tokens[3])
+        assert len(tokens[0].unique()) == 40
+        for row, positions in ((0, (0, 1)), (1, (0, 1)), (2, (0, 1, 2)), (3, (0,))):
+            chosen = set(tokens[row].tolist())
+            assert chosen >= set(TARGETS[row].tolist()) - {IGNORED}
+            assert chosen >= {int(logits[row, position].argmax()) for position in positions}
+
+    def test_tokens_that_rise_with_a_target_are_chosen(self, head: nn.Linear, states: Tensor) -> None:
+        with torch.no_grad():
+            head.weight[77] = head.weight[3] * 0.99  # almost the target's row, and so its competitor
+            head.bias[77] = head.bias.min() - 1
+        tokens = likely_tokens(head, head(states).detach(), TARGETS, 30, 2)
+        assert 77 in tokens[0]
+        assert 77 not in tokens[2]
+
+    def test_the_classes_have_the_probabilities_of_the_tokens(self, head: nn.Linear, states: Tensor) -> None:
+        logits = head(states).detach()
+        likely = LikelyTokens.of(head, likely_tokens(head, logits, TARGETS, 20, 2), logits)
+        with likely.restricting_head():
+            of_union = head(states)
+        assert of_union.shape == (4, 3, len(likely.union))
+        assert head(states).shape == logits.shape
+        classes, tokens = likely.classes_of(TARGETS), likely.union[likely.columns]
+        probabilities, expected = likely.logits_of_rows(of_union).softmax(dim=-1), logits.softmax(dim=-1)
+        for row in range(4):
+            torch.testing.assert_close(probabilities[row, :, :-1], expected[row][:, tokens[row]])
+        torch.testing.assert_close(probabilities.sum(dim=-1), torch.ones(4, 3))
+        loss = F.cross_entropy(likely.logits_of_rows(of_union).flatten(0, 1), classes.flatten())
+        torch.testing.assert_close(loss, F.cross_entropy(logits.flatten(0, 1), TARGETS.flatten()))
+
+    def test_the_gradient_is_that_of_all_logits_but_for_the_other_tokens(self, head: nn.Linear, states: Tensor) -> None:
+        logits = head(states).detach()
+        likely = LikelyTokens.of(head, likely_tokens(head, logits, TARGETS, 199, 2), logits)
+        gradients = []
+        for restricted in (True, False):
+            moving = states.clone().requires_grad_(True)
+            if restricted:
+                with likely.restricting_head():
+                    classes = likely.logits_of_rows(head(moving))
+            else:
+                classes = head(moving)
+            targets = likely.classes_of(TARGETS) if restricted else TARGETS
+            (gradient,) = torch.autograd.grad(F.cross_entropy(classes.flatten(0, 1), targets.flatten()), moving)
+            gradients.append(gradient)
+        left_out = sorted(set(range(200)) - set(likely.union.tolist()))
+        assert len(left_out) <= 2
+        torch.testing.assert_close(gradients[0], gradients[1], atol=2e-3, rtol=0.1)
+
+    def test_tokens_that_the_model_excludes_give_a_finite_rest(self, head: nn.Linear, states: Tensor) -> None:
+        logits = head(states).detach()
+        tokens = likely_tokens(head, logits, TARGETS, 20, 2)
+        excluded = torch.full_like(logits, -torch.inf)
+        for row in range(4):
+            excluded[row][:, tokens[row]] = logits[row][:, tokens[row]]
+        assert LikelyTokens.of(head, tokens, excluded).rest.isfinite().all()
+
+    def test_only_a_plain_linear_head_is_restricted(self, head: nn.Linear) -> None:
+        class Adapted(nn.Linear):
+            pass
+
+        assert can_restrict(head)
+        assert not can_restrict(Adapted(16, 200))
+        assert not can_restrict(nn.Linear(16, 200, device="meta"))
+        assert not can_restrict(None)
+        vars(head)["forward"] = head.forward  # as accelerate does
+        assert not can_restrict(head)
+
+
+def trained(
+    monkeypatch: pytest.MonkeyPatch, model: Any, tokenizer: Any, hparams: GraceHyperParams
+) -> tuple[list[optimise.TrainedValue], list[int]]:
+    """Edit a model with three requests; return the trained values, and the number of classes of each training."""
+    classes: list[int] = []
+    train = optimise.train_values
+
+    def recording(value_pass: Any, *arguments: Any) -> list[optimise.TrainedValue]:
+        classes.append(value_pass.logits(None).shape[-1])
+        return train(value_pass, *arguments)
+
+    monkeypatch.setattr(optimise, "train_values", recording)
+    results: list[optimise.TrainedValue] = []
+    train_and_check = restricted_training.train_values
+
+    def keeping(*arguments: Any) -> list[optimise.TrainedValue]:
+        results.extend(values := train_and_check(*arguments))
+        return values
+
+    monkeypatch.setattr("easyedit_lifelong.methods.grace.training.train_batch.train_values", keeping)
+    apply_grace_to_model(model, tokenizer, REQUESTS, hparams)
+    monkeypatch.undo()
+    return results, classes
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+def test_values_are_learned_and_their_losses_are_exact(
+    monkeypatch: pytest.MonkeyPatch, tokenizer: Any, batch: int
+) -> None:
+    model = build_model("llama")
+    results, classes = trained(monkeypatch, model, tokenizer, hparams(likely_tokens=8, train_batch=batch))
+    assert set(classes) == {9}
+    assert all(result.learned and result.loss <= 0.05 for result in results)
+    for request, result in zip(REQUESTS, results, strict=True):
+        prompt = tokenizer(request.prompt)["input_ids"]
+        target = tokenizer(request.target_new)["input_ids"]
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *target[:-1]]])).logits[0, len(prompt) - 1 :]
+        assert F.cross_entropy(logits, torch.tensor(target)).item() == pytest.approx(result.loss, abs=1e-4)
+
+
+def test_a_batch_gives_the_values_of_single_edits(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
+    single, _ = trained(monkeypatch, build_model("llama"), tokenizer, hparams(likely_tokens=8, train_batch=1))
+    batch, _ = trained(monkeypatch, build_model("llama"), tokenizer, hparams(likely_tokens=8, train_batch=16))
+    assert [result.steps for result in single] == [result.steps for result in batch]
+    for one, other in zip(single, batch, strict=True):
+        torch.testing.assert_close(one.value, other.value, rtol=1e-3, atol=1e-3)
+
+
+def test_an_edit_that_fails_the_check_is_trained_further(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
+    """Two tokens are the targets alone: nothing in training says which other token becomes more likely than they."""
+    results, classes = trained(monkeypatch, build_model("llama"), tokenizer, hparams(likely_tokens=2, train_batch=1))
+    assert len(classes) > len(REQUESTS)
+    assert all(result.learned and result.loss <= 0.05 for result in results)
+    assert all(result.steps <= 60 for result in results)
+
+
+def test_no_more_steps_than_n_iter_are_made(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
+    results, _ = trained(monkeypatch, build_model("llama"), tokenizer, hparams(likely_tokens=2, n_iter=3))
+    assert all(result.steps <= 3 for result in results)
+    results, _ = trained(monkeypatch, build_model("llama"), tokenizer, hparams(likely_tokens=8, n_iter=7, reg=None))
+    assert [result.steps for result in results] == [7, 7, 7]
+
+
+def test_a_head_that_cannot_be_restricted_computes_all_tokens(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
+    model = build_model("llama")
+    expected, _ = trained(monkeypatch, build_model("llama"), tokenizer, hparams())
+    monkeypatch.setattr("easyedit_lifelong.methods.grace.training.suffix_pass.can_restrict", lambda _: False)
+    results, classes = trained(monkeypatch, model, tokenizer, hparams(likely_tokens=8))
+    assert set(classes) == {model.config.vocab_size}
+    for one, other in zip(results, expected, strict=True):
+        assert one.value.equal(other.value)
+
+
+@pytest.mark.parametrize("name", default_cases(sorted(FAMILIES), "gemma2", "cohere", "gptj", "granite", "gpt2"))
+def test_a_restricted_pass_gives_the_logits_of_a_full_pass(
+    monkeypatch: pytest.MonkeyPatch, tokenizer: Any, name: str
+) -> None:
+    """Heads with a bias, heads that share the embeddings, and logits that the model scales or limits."""
+    differences: list[float] = []
+    restricted = SuffixPass.restricted
+
+    def comparing(value_pass: SuffixPass, logits: Tensor, count: int, edits: int) -> SuffixPass | None:
+        selection = restricted(value_pass, logits, count, edits)
+        if selection is None:  # the family has no partial passes, so its head is not looked at
+            assert not value_pass.is_partial
+            differences.append(0.0)
+            return None
+        assert selection._likely is not None
+        values = value_pass.output + 0.1
+        with torch.no_grad():
+            full = value_pass.logits(values)[..., selection._likely.union]
+            pair = selection.logits(values), selection._likely.logits_of_rows(full)
+        differences.append(float((pair[0] - pair[1]).abs().max()))
+        return selection
+
+    monkeypatch.setattr(SuffixPass, "restricted", comparing)
+    family = FAMILIES[name]
+    path = f"{family.rewrite_module.format(family.layers[1])}.weight"
+    apply_grace_to_model(family.build(), tokenizer, REQUESTS, hparams(inner_params=[path], likely_tokens=8, n_iter=2))
+    assert differences
+    assert max(differences) < 1e-4
+
+
+@pytest.mark.parametrize("settings", [{"val_train": "adv"}, {"dropout": 0.1, "optimizer": "adam"}])
+def test_noise_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(HyperParameterError, match="likely_tokens: needs val_train: sgd and dropout: 0"):
+        GraceHyperParams(
+            model_name="tiny", device="cpu", inner_params=["model.layers[1].mlp"], likely_tokens=8, **settings
+        )
