@@ -17,6 +17,7 @@ from pathlib import Path
 
 from easyedit_lifelong.commands.completion import PrintCompletion
 from easyedit_lifelong.errors import LifelongError, RunError
+from easyedit_lifelong.reporting.runnable_commands import runnable
 from easyedit_lifelong.reporting.terminal_text import (
     VisibleFormatter,
     VisibleParser,
@@ -108,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (LifelongError, OSError) as error:
         if arguments.verbose:
             traceback.print_exc()
-        write_error(_message(error))
+        write_error(runnable(_message(error)))
         return 1
     except Stopped as stopped:
         write_error(f"{stopped}: {arguments.interrupted}")
