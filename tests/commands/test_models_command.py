@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from easyedit_lifelong.models.packaged_models import PACKAGED_MODELS
+from easyedit_lifelong.reporting.runnable_commands import runnable
 from tests.support.command_line import call
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
@@ -28,7 +29,8 @@ def test_the_models_are_listed_with_their_state(
     assert code == 0
     _, first, second = out.splitlines()
     assert first.split() == [ready.name, ready.requirement, "ready"]
-    assert second.split(maxsplit=2) == [missing.name, missing.requirement, f"not installed: {missing.install_command}"]
+    command = runnable(missing.install_command)
+    assert second.split(maxsplit=2) == [missing.name, missing.requirement, f"not installed: {command}"]
 
 
 def test_an_unknown_or_missing_model_is_refused(
@@ -39,4 +41,4 @@ def test_an_unknown_or_missing_model_is_refused(
     code, _, err = call(capsys, "models", "gemma3-270")
     assert (code, "Did you mean 'gemma3-270m'?" in err) == (1, True)
     code, _, err = call(capsys, "models", "gemma3-270m")
-    assert (code, PACKAGED_MODELS["gemma3-270m"].install_command in err) == (1, True)
+    assert (code, runnable(PACKAGED_MODELS["gemma3-270m"].install_command) in err) == (1, True)

