@@ -40,6 +40,7 @@ from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.execute import run_experiment
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, Experiment, Inputs
 from easyedit_lifelong.runs.hyperparameter_files import load_hparams
+from easyedit_lifelong.serving.servable import remove_all_edits
 
 FACTS = (46, 45, 62)
 """The case_ids of the sample facts that are corrected first. SmolLM2-135M knows them."""
@@ -102,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         LifelongError: see :func:`run_short_demo` and :func:`.run_demo`.
     """
-    transformers_logging.disable_progress_bar()  # of the weights, which are loaded several times
+    transformers_logging.disable_progress_bar()  # of the weights
     if arguments.full:
         run_demo(arguments.edits, arguments.out)
     else:
@@ -140,9 +141,10 @@ def run_short_demo(
     requests = read_requests(data, read_counterfact)
     first = [next(request for request in requests if request.case_id == case_id) for case_id in facts]
     check_previous_edits(out / "edits", first)
-    correct_facts(console, first, hparams[BY_SUBJECT], out / "edits")
+    model, tokenizer = load_model(hparams[BY_SUBJECT].model_name)
+    correct_facts(console, model, tokenizer, first, hparams[BY_SUBJECT], out / "edits")
     delete_folders(*folders.values())
-    compare_methods(console, requests[:edits], hparams, folders)
+    compare_methods(console, model, tokenizer, requests[:edits], hparams, folders)
     minutes, seconds = divmod(round(time.monotonic() - began), 60)
     command = _COMMAND if shutil.which(_COMMAND) else "sh run.sh"
     print_line(
@@ -154,11 +156,15 @@ def run_short_demo(
     )
 
 
-def correct_facts(console: Console, facts: Sequence[EditRequest], hparams: Any, folder: Path) -> None:
+def correct_facts(
+    console: Console, model: Any, tokenizer: Any, facts: Sequence[EditRequest], hparams: Any, folder: Path
+) -> None:
     """Ask about facts, correct them, ask again, explain an answer, undo one edit, and load the others in a new process.
 
     Args:
         console: the console.
+        model: the unedited model. It is unedited again at the end.
+        tokenizer: its tokenizer.
         facts: the facts, each with a paraphrase, another question about its subject, and one about another subject.
         hparams: hyperparameters of the method that corrects them.
         folder: folder for the saved edits; edits there are replaced.
@@ -167,7 +173,6 @@ def correct_facts(console: Console, facts: Sequence[EditRequest], hparams: Any, 
         RunError: the new process failed.
     """
     console.rule("1. What the model says", align="left")
-    model, tokenizer = load_model(hparams.model_name)
     before = _answers(model, tokenizer, facts)
     for fact, (answer, *_) in zip(facts, before, strict=True):
         print_line(console, f"{fact.prompt} ...\n    {answer}")
@@ -180,7 +185,7 @@ def correct_facts(console: Console, facts: Sequence[EditRequest], hparams: Any, 
         with count_progress(console, "reading") as progress:
             method.prepare(model, tokenizer, hparams, progress)
     started = time.monotonic()
-    model, _ = method.apply(model, tokenizer, list(facts), hparams)
+    method.apply(model, tokenizer, list(facts), hparams)
     print_line(console, f"{len(facts)} facts edited in {time.monotonic() - started:.1f} s. No weight has changed.")
     after = _answers(model, tokenizer, facts)
     for fact, old, new in zip(facts, before, after, strict=True):
@@ -203,9 +208,10 @@ def correct_facts(console: Console, facts: Sequence[EditRequest], hparams: Any, 
     console.rule("4. Undo one edit, keep the others", align="left")
     undone, kept = facts[0], facts[1]
     rollback_case(model, undone.case_id)
-    (answer, *_), *_ = _answers(model, tokenizer, [undone])
-    print_line(console, f"Without case {undone.case_id}:\n{undone.prompt} ...\n    {answer}")
+    (answer,) = Scorer(tokenizer).generate(model, [undone.prompt], _NEW_TOKENS)
+    print_line(console, f"Without case {undone.case_id}:\n{undone.prompt} ...\n    {' '.join(answer.split())}")
     save_edits(model, folder)
+    remove_all_edits(model, method)
     print_line(console, f"The other two edits are in {folder}. A new process answers with them:")
     generate = ["generate", "--edits", str(folder), "--prompt", kept.prompt, "--max-new-tokens", str(_NEW_TOKENS)]
     command = [sys.executable, "-m", "easyedit_lifelong", *generate]
@@ -216,12 +222,19 @@ def correct_facts(console: Console, facts: Sequence[EditRequest], hparams: Any, 
 
 
 def compare_methods(
-    console: Console, requests: Sequence[EditRequest], hparams: Mapping[str, Any], folders: Mapping[str, Path]
+    console: Console,
+    model: Any,
+    tokenizer: Any,
+    requests: Sequence[EditRequest],
+    hparams: Mapping[str, Any],
+    folders: Mapping[str, Path],
 ) -> None:
     """Edit the same facts with each method from the unedited model, and print one table.
 
     Args:
         console: the console.
+        model: the unedited model. Each method's edits are undone, so its statistics are computed once.
+        tokenizer: its tokenizer.
         requests: the facts.
         hparams: the hyperparameters of each method, by the name of its column.
         folders: the folders of the runs, by the same names.
@@ -230,10 +243,10 @@ def compare_methods(
     console.rule(f"5. Three methods, {len(requests)} facts each", align="left")
     print_line(console, "GRACE answers the edited prompts alone; the others answer paraphrases, too.")
     summaries = {}
-    inputs, unedited_answers = Inputs(list(requests), name=DATA_NAME), UneditedAnswers()
+    # The table has no score of generated answers to held-out facts.
+    inputs, unedited_answers = Inputs(list(requests), name=DATA_NAME, generated_retention=0), UneditedAnswers()
     for name, method_hparams in hparams.items():
         print_line(console, f"{name}:")
-        model, tokenizer = load_model(method_hparams.model_name)
         with edit_progress(console, len(requests)) as progress:
             result = run_experiment(
                 Experiment(CONSECUTIVE, method_hparams, inputs, batch_size=_BATCH_SIZE),
@@ -244,6 +257,7 @@ def compare_methods(
                 unedited_answers=unedited_answers,
             )
         summaries[name] = result.summary
+        remove_all_edits(result.edited_model, get_plugins().methods.get(method_hparams.alg_name))
     comparison_table(console, summaries, "\nAll edits are kept; each method starts from the unedited model:")
 
 

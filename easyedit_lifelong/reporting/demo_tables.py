@@ -22,9 +22,9 @@ _ROWS = {
     "generality": "generality_before",
     "locality": None,
     "TRR": "TRR_before",
-    "generation_match": None,
+    "generation_match": "generation_match_before",
     "generation_match_word": None,
-    "generation_match_rephrase": None,
+    "generation_match_rephrase": "generation_match_rephrase_before",
 }
 """The metrics in the table, each with the name of the unedited model's score."""
 _LABELS = {
