@@ -26,7 +26,8 @@ from easyedit_lifelong.commands.demo_full import run_demo
 from easyedit_lifelong.commands.option_types import positive_int
 from easyedit_lifelong.data.readers import read_counterfact, read_requests
 from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.data.samples import COUNTERFACT, TEXT
+from easyedit_lifelong.data.retention import read_retention
+from easyedit_lifelong.data.samples import COUNTERFACT, RETENTION, TEXT
 from easyedit_lifelong.edits import explain, rollback_case, save_edits
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.evaluation.scorer import Scorer
@@ -78,6 +79,8 @@ _EXPLANATION = (
 """What the words of :func:`.explain` mean for GRACE by subject."""
 
 _BATCH_SIZE = 10
+_HELD_OUT_STEP = 3
+"""The comparison asks every third of the sample facts that are never edited, 20 of 60."""
 _NEW_TOKENS = 8
 
 _COMMAND = "easyedit-lifelong"
@@ -243,8 +246,10 @@ def compare_methods(
     console.rule(f"5. Three methods, {len(requests)} facts each", align="left")
     print_line(console, "GRACE answers the edited prompts alone; the others answer paraphrases, too.")
     summaries = {}
+    held_out = read_retention(RETENTION)[::_HELD_OUT_STEP]
     # The table has no score of generated answers to held-out facts.
-    inputs, unedited_answers = Inputs(list(requests), name=DATA_NAME, generated_retention=0), UneditedAnswers()
+    inputs = Inputs(list(requests), held_out, name=DATA_NAME, generated_retention=0)
+    unedited_answers = UneditedAnswers()
     for name, method_hparams in hparams.items():
         print_line(console, f"{name}:")
         with edit_progress(console, len(requests)) as progress:
@@ -258,7 +263,12 @@ def compare_methods(
             )
         summaries[name] = result.summary
         remove_all_edits(result.edited_model, get_plugins().methods.get(method_hparams.alg_name))
-    comparison_table(console, summaries, "\nAll edits are kept; each method starts from the unedited model:")
+    low, high = next(iter(summaries.values()))["intervals"]["TRR_before"]
+    title = (
+        "\nAll edits are kept; each method starts from the unedited model. TRR: of\n"
+        f"{len(held_out)} facts (95 % interval of the unedited model's: {low:.2f} to {high:.2f})."
+    )
+    comparison_table(console, summaries, title)
 
 
 def _answers(model: Any, tokenizer: Any, facts: Sequence[EditRequest]) -> list[list[str]]:
