@@ -265,8 +265,8 @@ def compare_methods(
         remove_all_edits(result.edited_model, get_plugins().methods.get(method_hparams.alg_name))
     low, high = next(iter(summaries.values()))["intervals"]["TRR_before"]
     title = (
-        "\nAll edits are kept; each method starts from the unedited model. TRR: of\n"
-        f"{len(held_out)} facts (95 % interval of the unedited model's: {low:.2f} to {high:.2f})."
+        "\nAll edits are kept; each method starts from the unedited model. TRR is\n"
+        f"measured on {len(held_out)} facts (unedited: 95 % interval {low:.2f} to {high:.2f}):"
     )
     comparison_table(console, summaries, title)
 
