@@ -78,7 +78,7 @@ _EXPLANATION = (
 )
 """What the words of :func:`.explain` mean for GRACE by subject."""
 
-_BATCH_SIZE = 10
+_BATCH_SIZE = 8
 _HELD_OUT_STEP = 3
 """The comparison asks every third of the sample facts that are never edited, 20 of 60."""
 _NEW_TOKENS = 8
@@ -90,7 +90,7 @@ EXAMPLE = f"{_COMMAND} demo"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the number of edits, the folder for the results, and the long form."""
-    parser.add_argument("--edits", type=positive_int, default=20, help="facts of the comparison (default 20)")
+    parser.add_argument("--edits", type=positive_int, default=16, help="facts of the comparison (default 16)")
     out = Path("runs/demo")
     parser.add_argument("--out", type=Path, default=out, help=f"folder for the results (default {out})")
     parser.add_argument(
@@ -125,7 +125,7 @@ def run_short_demo(
     """Correct three facts, undo one, save the others and ask a new process; then compare three methods.
 
     Args:
-        edits: number of facts of the comparison.
+        edits: number of facts of the comparison, which are spread evenly over the data.
         out: folder for the results, which replace those of an earlier demo.
         compared: the methods, see :data:`COMPARED`; the one named :data:`BY_SUBJECT` also corrects the first facts.
         data: the facts, in CounterFact's format.
@@ -147,7 +147,8 @@ def run_short_demo(
     model, tokenizer = load_model(hparams[BY_SUBJECT].model_name)
     correct_facts(console, model, tokenizer, first, hparams[BY_SUBJECT], out / "edits")
     delete_folders(*folders.values())
-    compare_methods(console, model, tokenizer, requests[:edits], hparams, folders)
+    spread = requests[:: max(1, len(requests) // edits)][:edits]
+    compare_methods(console, model, tokenizer, spread, hparams, folders)
     minutes, seconds = divmod(round(time.monotonic() - began), 60)
     command = _COMMAND if shutil.which(_COMMAND) else "sh run.sh"
     print_line(
