@@ -73,7 +73,7 @@ def test_the_demo_corrects_undoes_saves_and_compares(
     assert "who wrote France" in text[text.index("A new process") :], "no other process was asked"
     table = text[text.index("All edits are kept") :]
     assert "TRR is measured on 20 facts (unedited: 95 % interval" in " ".join(table.split())
-    assert table.splitlines()[2].split() == ["metric", "unedited", "GRACE", "by", "subject", "CoachHook", "kind"]
+    assert table.splitlines()[3].split() == ["metric", "unedited", "GRACE", "by", "subject", "CoachHook", "kind"]
     for name in ("GRACE", "by-subject", "CoachHook"):
         summary = json.loads((tmp_path / "out" / name / SUMMARY).read_text(encoding="utf-8"))
         assert summary["n_edits"] == 3 and summary["hparams"]["seed"] == 3
