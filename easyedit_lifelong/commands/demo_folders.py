@@ -13,13 +13,13 @@ from easyedit_lifelong.edits.edits_folder import NEW_TENSORS
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.folder_lock import LOCK
 from easyedit_lifelong.parsing import parse_yaml
-from easyedit_lifelong.runs.run_config import REQUESTS
+from easyedit_lifelong.runs.run_config import REQUESTS, RETENTION
 from easyedit_lifelong.runs.run_folder import CONFIG
 
 DATA_NAME = "sample facts (CounterFact form)"
 """The name of a demo's data, by which its runs are recognised."""
 
-_WRITTEN_FIRST = {LOCK, REQUESTS, NEW_TENSORS}
+_WRITTEN_FIRST = {LOCK, REQUESTS, RETENTION, NEW_TENSORS}
 """The files that runs and saved edits have before the file that says what they hold."""
 
 

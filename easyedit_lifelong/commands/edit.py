@@ -34,7 +34,8 @@ from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.models.chat_form import check_can_chat
-from easyedit_lifelong.reporting.console_tables import answer_table, print_line
+from easyedit_lifelong.reporting.answer_texts import answer_text, edited_answers_table
+from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.progress import EditProgress, edit_progress
 from easyedit_lifelong.reporting.runnable_commands import runnable
 from easyedit_lifelong.reporting.terminal import Console
@@ -63,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", "--sample", type=positive_int, metavar="N", help="use only the first N records of --data")
     add("--edits", metavar="DIR", help="saved edits to add to (or hub:OWNER/NAME[@REVISION])")
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the edits; can be that of --edits")
+    add("--eos", action="store_true", help="train the model to stop after each target, whatever the file says")
     add_joiner_argument(parser)
     add_chat_arguments(parser)
     add_skip_argument(parser)
@@ -79,8 +81,13 @@ def run(arguments: argparse.Namespace) -> int:
     chat = chat_settings(arguments.chat, arguments.system)
     hparams = replace_hparams(
         load_hparams(arguments.hparams),
-        {"model_name": arguments.model, "device": arguments.device, "joiner": arguments.joiner},
-        {"model_name": "--model", "device": "--device", "joiner": "--joiner"},
+        {
+            "model_name": arguments.model,
+            "device": arguments.device,
+            "joiner": arguments.joiner,
+            "eos": arguments.eos or None,
+        },
+        {"model_name": "--model", "device": "--device", "joiner": "--joiner", "eos": "--eos"},
     )
     method = find_method(hparams)
     if method.edits is None:
@@ -268,10 +275,8 @@ def _check(
 def _show(console: Console, requests: Sequence[EditRequest], before: Sequence[str], after: Sequence[str]) -> None:
     """Print the answers to the first prompts before and after the edits."""
     rows = [
-        (request.question, request.target_new, old, new)
-        for request, old, new in zip(requests, before, after, strict=False)  # only the first requests have answers
+        (request.question, request.target_new, *(answer_text(text, request.target_new) for text in texts))
+        for request, *texts in zip(requests, before, after, strict=False)  # only the first requests have answers
     ]
     first = f" (the first {len(rows)})" if len(rows) < len(requests) else ""
-    answer_table(
-        console, rows, ("prompt", "edited to", "before", "after"), f"\nFree generation, before and after{first}:"
-    )
+    edited_answers_table(console, rows, f"\nFree generation, before and after{first}")

@@ -76,6 +76,8 @@ class Scoreboard:
         self_consistency: scores what the model writes after its answers; None for no such scores.
         unedited_answers: the unedited model's answers that other scoreboards have computed, and to which this one adds
             its own; None to compute all of them.
+        generated_retention: how many of the held-out facts are answered with generated text, too; None for as many as
+            requests.
 
     Attributes:
         scorer: the scorer that runs the model.
@@ -103,6 +105,7 @@ class Scoreboard:
         carry_over: CarryOver | None = None,
         self_consistency: SelfConsistency | None = None,
         unedited_answers: UneditedAnswers | None = None,
+        generated_retention: int | None = None,
     ) -> None:
         self.scorer, self.task = scorer, task_named(task)
         self.retention = [(probe.prompt, probe.answer) for probe in retention]
@@ -115,7 +118,8 @@ class Scoreboard:
         self.unedited = self._forced(model, questions) if known is None else known.forced(scorer, model, questions)
         generation_requests = requests if generation_requests is None else generation_requests
         f1 = self.task.measure is None
-        self.generated = GeneratedAnswers(scorer, model, generation_requests, self.retention, f1=f1, known=known)
+        answered = self.retention[:generated_retention]
+        self.generated = GeneratedAnswers(scorer, model, generation_requests, answered, f1=f1, known=known)
 
     def success(self, model: Any, requests: Sequence[EditRequest]) -> list[RequestScores]:
         """Return each request's scores on its own prompt only (for ES, right after its edit)."""

@@ -15,7 +15,8 @@ from easyedit_lifelong.models.encoding import length_batches, pad_rows
 from easyedit_lifelong.models.row_axis import with_row_axis
 from easyedit_lifelong.models.runner import Runner
 
-_BATCH_TOKENS = 2048
+_BATCH_TOKENS = 512
+"""Rows of very different lengths rarely share such a small batch, so there is little padding; it still fills a CPU."""
 
 
 class PassEnded(Exception):

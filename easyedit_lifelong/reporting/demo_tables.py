@@ -12,7 +12,8 @@ from rich.text import Text
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.reporting.console_tables import answer_table, plain_table, print_line
+from easyedit_lifelong.reporting.answer_texts import answer_text, edited_answers_table
+from easyedit_lifelong.reporting.console_tables import plain_table, print_line
 
 _NEW_TOKENS = 8
 _ROWS = {
@@ -21,9 +22,9 @@ _ROWS = {
     "generality": "generality_before",
     "locality": None,
     "TRR": "TRR_before",
-    "generation_match": None,
+    "generation_match": "generation_match_before",
     "generation_match_word": None,
-    "generation_match_rephrase": None,
+    "generation_match_rephrase": "generation_match_rephrase_before",
 }
 """The metrics in the table, each with the name of the unedited model's score."""
 _LABELS = {
@@ -43,24 +44,32 @@ _ANOTHER_FACT = "another fact"
 
 def answers(model: Any, tokenizer: Any, requests: Sequence[EditRequest]) -> list[str]:
     """Return the model's answers to the prompts of :func:`_queries`, in the same order."""
-    return Scorer(tokenizer).generate(model, [prompt for prompt, _ in _queries(requests)], _NEW_TOKENS)
+    return Scorer(tokenizer).generate(model, [prompt for prompt, *_ in _queries(requests)], _NEW_TOKENS)
 
 
 def show_answers(
     console: Console, requests: Sequence[EditRequest], before: Sequence[str], after: Sequence[str]
 ) -> None:
     """Print the model's answer to each prompt before and after the edits."""
-    rows = [(*query, old, new) for query, old, new in zip(_queries(requests), before, after, strict=True)]
-    answer_table(console, rows, ("prompt", "edited to", "before", "after"), "\nFree generation, before and after:")
+    rows = [
+        (prompt, expected, *(text if target is None else answer_text(text, target) for text in texts))
+        for (prompt, expected, target), *texts in zip(_queries(requests), before, after, strict=True)
+    ]
+    edited_answers_table(console, rows, "\nFree generation, before and after")
 
 
-def _queries(requests: Sequence[EditRequest]) -> list[tuple[str, str]]:
-    """Return each request's prompt, rephrased prompts and locality prompts, each with the expected answer."""
-    queries = []
+def _queries(requests: Sequence[EditRequest]) -> list[tuple[str, str, str | None]]:
+    """Return each request's prompt, rephrased prompts and locality prompts.
+
+    Returns:
+        For each prompt: the prompt, the text of the column "edited to", and the target; None for a locality prompt.
+    """
+    queries: list[tuple[str, str, str | None]] = []
     for request in requests:
-        queries.append((request.prompt, request.target_new))
-        queries += [(prompt, f"{request.target_new} (rephrased)") for prompt in request.rephrase_prompts]
-        queries += [(probe.prompt, "(unchanged)") for probes in request.locality.values() for probe in probes]
+        target = request.target_new
+        queries.append((request.prompt, target, target))
+        queries += [(prompt, f"{target} (rephrased)", target) for prompt in request.rephrase_prompts]
+        queries += [(probe.prompt, "(unchanged)", None) for probes in request.locality.values() for probe in probes]
     return queries
 
 

@@ -196,6 +196,7 @@ def make_scoreboard(
         carry_over=carry_over,
         self_consistency=self_consistency,
         unedited_answers=unedited_answers,
+        generated_retention=checked.inputs.generated_retention,
     )
 
 

@@ -83,6 +83,8 @@ class Inputs:
         source: the files that the data came from; None if a program passed them in memory.
         unusable: why each of the data's other records, which were skipped, can't be used.
         notes: what else was noticed while the data were read, such as misspelt fields.
+        generated_retention: how many held-out facts are answered with generated text, too; None for as many as there
+            are requests.
     """
 
     requests: list[EditRequest]
@@ -94,6 +96,7 @@ class Inputs:
     source: Source | None = None
     unusable: Sequence[str] = ()
     notes: Sequence[str] = ()
+    generated_retention: int | None = None
 
 
 @dataclass(frozen=True)

@@ -72,10 +72,12 @@ def test_the_demo_corrects_undoes_saves_and_compares(
     assert [record["case_id"] for record in records] == [1, 2], "the undone edit was saved"
     assert "who wrote France" in text[text.index("A new process") :], "no other process was asked"
     table = text[text.index("All edits are kept") :]
-    assert table.splitlines()[1].split() == ["metric", "unedited", "GRACE", "by", "subject", "CoachHook", "kind"]
+    assert "TRR is measured on 20 facts (unedited: 95 % interval" in " ".join(table.split())
+    assert table.splitlines()[3].split() == ["metric", "unedited", "GRACE", "by", "subject", "CoachHook", "kind"]
     for name in ("GRACE", "by-subject", "CoachHook"):
         summary = json.loads((tmp_path / "out" / name / SUMMARY).read_text(encoding="utf-8"))
         assert summary["n_edits"] == 3 and summary["hparams"]["seed"] == 3
+        assert "TRR" in summary["metrics"] and "TRR_f1" not in summary["metrics"]
     run(compared, tmp_path / "out")  # replaces the first
 
 
@@ -101,7 +103,7 @@ def test_edits_of_others_are_refused_and_kept(tmp_path: Path, compared: dict[str
 
 
 def test_folders_of_a_demo_that_was_killed_are_free_and_those_of_others_are_not(tmp_path: Path) -> None:
-    for name in (LOCK, "requests.jsonl", "edits.safetensors.new"):
+    for name in (LOCK, "requests.jsonl", "retention.json", "edits.safetensors.new"):
         (tmp_path / name).touch()
     check_previous_run(tmp_path)
     check_previous_edits(tmp_path, [])

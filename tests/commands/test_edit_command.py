@@ -25,14 +25,22 @@ def test_an_edit_is_made_shown_and_saved(edits_cli: EditsCommandLine, method: st
     before, after = generated_by(*edits_cli.model(), PROMPT, 8), generated_by(*edits_cli.model("edits"), PROMPT, 8)
     assert after.split()[0] == TARGET
     assert before != after
-    row = " ".join(out[out.index("before and after") :].split())
-    for text in (before, after):
-        assert all(word in row for word in text.split())
+    title, row = (part.split() for part in out[out.index("before and after") :].split("target:"))
+    assert " ".join(title).endswith("…: the model writes more after the")
+    assert all(word in row for word in before.split())
+    assert row[row.index("…") - 1] == TARGET, "the text after the target isn't left out"
     (record,) = edits_cli.records("edits")
     assert (record["case_id"], record["prompt"], record["target_new"]) == (0, PROMPT, TARGET)
 
 
-def test_a_long_target_is_shown_to_its_end(edits_cli: EditsCommandLine) -> None:
+def test_eos_ends_the_answer_whatever_the_file_says(edits_cli: EditsCommandLine) -> None:
+    out = edits_cli.edit("GRACE", "edits", "--eos")
+    table = out[out.index("before and after") :]
+    assert TARGET in table and "…" not in table
+    assert generated_by(*edits_cli.model("edits"), PROMPT, 8).split() == [TARGET]
+
+
+def test_a_wrong_answer_is_shown_to_its_targets_end(edits_cli: EditsCommandLine) -> None:
     target = "Rome Peru king cheese moon sea blue river snow mountain France"
     words = ("--prompt", PROMPT, "--target", target)
     out = edits_cli.output_of(
@@ -40,8 +48,8 @@ def test_a_long_target_is_shown_to_its_end(edits_cli: EditsCommandLine) -> None:
     )
     after = generated_by(*edits_cli.model("edits"), PROMPT, 12)
     table = out[out.index("before and after") :].split()
-    assert len(after.split()) == 12
-    assert all(table.count(word) >= after.split().count(word) for word in after.split())
+    assert len(after.split()) == 12 and target not in after
+    assert all(table.count(word) >= after.split().count(word) for word in after.split()), "a wrong answer is cut"
 
 
 def test_repeated_options_edit_several_facts_in_batches(edits_cli: EditsCommandLine) -> None:

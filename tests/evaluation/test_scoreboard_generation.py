@@ -69,6 +69,12 @@ def test_at_most_as_many_held_out_facts_are_generated_as_edits(model: TableModel
     assert board.before([FRANCE]).values["TRR_before"] == 0.5
 
 
+def test_no_held_out_fact_is_generated_if_none_is_wanted(model: TableModel) -> None:
+    board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE], RETENTION, generated_retention=0)
+    assert "TRR_f1" not in board.score_generation(model, [FRANCE])[0].values
+    assert board.before([FRANCE]).values["TRR_before"] == 0.5, "teacher-forced answers are missing, too"
+
+
 def test_only_the_chosen_requests_are_generated(model: TableModel) -> None:
     board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, generation_requests=[HAMLET])
     model.learn(FRANCE.prompt, "Rome")

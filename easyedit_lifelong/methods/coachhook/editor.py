@@ -149,7 +149,8 @@ class CoachHookEditor(WeightEditor[BatchUpdate]):
             if whitening is None:
                 assert self._moments is not None
                 whitening = whitening_of(self._moments[self.hparams.scope_path].moment)
-            self._key_maker = KeyMaker(self._runner, self.scope.layer, self.hparams, whitening)
+            path = self.hparams.scope_path
+            self._key_maker = KeyMaker(self._runner, path, self.scope.layer, self.hparams, whitening)
         return self._key_maker.keys(facts)
 
     def _lowered_alphas(

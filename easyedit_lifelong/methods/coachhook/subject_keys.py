@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.subject_scope import SubjectKeys
 from easyedit_lifelong.methods.locate_edit.facts import Fact
-from easyedit_lifelong.methods.shared.subject_keys.auto_radius import Neighbourhood
 from easyedit_lifelong.methods.shared.subject_keys.distance import COS, normalized
 from easyedit_lifelong.methods.shared.subject_keys.key_texts import key_texts, question_span
+from easyedit_lifelong.methods.shared.subject_keys.model_neighbourhood import neighbourhood_at
 from easyedit_lifelong.methods.shared.subject_keys.whitening import whitened
 from easyedit_lifelong.models.capture import inputs_at
 from easyedit_lifelong.models.runner import Runner
@@ -23,16 +23,26 @@ class KeyMaker:
 
     Args:
         runner: runs the model.
+        path: the path of the scope layer.
         layer: the scope layer.
         hparams: the hyperparameters.
         whitening: the matrix that queries are whitened with.
     """
 
-    def __init__(self, runner: Runner, layer: nn.Module, hparams: CoachHookHyperParams, whitening: Tensor) -> None:
+    def __init__(
+        self, runner: Runner, path: str, layer: nn.Module, hparams: CoachHookHyperParams, whitening: Tensor
+    ) -> None:
         self._runner, self._layer, self._templates = runner, layer, hparams.key_templates
         self._whitening = whitening
-        self._neighbourhood = Neighbourhood(
-            self._queries, runner.tokenizer, COS, hparams.key_templates, hparams.false_fire_rate
+        self._neighbourhood = neighbourhood_at(
+            runner.model,
+            runner.tokenizer,
+            path,
+            layer,
+            whitening,
+            COS,
+            hparams.key_templates,
+            hparams.false_fire_rate,
         )
 
     def keys(self, facts: Sequence[Fact]) -> SubjectKeys:

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from easyedit_lifelong import explain, load_edits, save_edits
 from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.edits import rollback_to_batch
 from easyedit_lifelong.errors import EditError, HyperParameterError, LifelongError, ModelError
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
 from easyedit_lifelong.methods.coachhook.subject_scope import Decision
+from easyedit_lifelong.methods.shared.subject_keys import model_neighbourhood
 from easyedit_lifelong.models.capture import recording_inputs
 from easyedit_lifelong.models.prompt_positions import PositionTracker
 from tests.support.coachhook_edits import FACTS, LEARNABLE_FACT, OTHERS, editor_on, hparams_for, requests_for
@@ -267,3 +269,22 @@ def test_keys_that_do_not_fit_are_refused(name: str) -> None:
     other = codebook_editor("llama")
     with pytest.raises(LifelongError, match=name):
         other.load_batches([type(batch)(**{**batch.__dict__, name: wrong})])
+
+
+def test_the_neighbourhood_is_computed_once_for_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[str] = []
+    original = model_neighbourhood.Neighbourhood
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        computed.append("Neighbourhood")
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(model_neighbourhood, "Neighbourhood", counting)
+    first = codebook_editor("llama")
+    first.edit(requests_for())
+    radii = torch.cat([keys.radii for keys in (batch.subject_keys for batch in first.state.batches)], dim=1)
+    rollback_to_batch(first.model, 0)
+    again = editor_on(first.model, first.tokenizer, first.hparams)
+    again.edit(requests_for())
+    assert computed == ["Neighbourhood"]
+    assert torch.equal(torch.cat([batch.subject_keys.radii for batch in again.state.batches], dim=1), radii)

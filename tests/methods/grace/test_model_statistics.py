@@ -16,11 +16,16 @@ from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.subject import model_statistics
 from easyedit_lifelong.methods.grace.subject.model_statistics import ModelStatistics, prepare_statistics
 from easyedit_lifelong.methods.shared.model_values import values_of
+from easyedit_lifelong.methods.shared.subject_keys import model_neighbourhood
 from tests.support.corpus import write_corpus
 from tests.support.subject_edits import REQUESTS, hparams
 from tests.support.tiny_models import build_model, build_tokenizer
 
-COMPUTED = ("Neighbourhood", "whitening_for", "relation_metric_for")
+COMPUTED = (
+    (model_neighbourhood, "Neighbourhood"),
+    (model_statistics, "whitening_for"),
+    (model_statistics, "relation_metric_for"),
+)
 
 
 @pytest.fixture
@@ -39,8 +44,8 @@ def count_computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return call
 
-    for name in COMPUTED:
-        monkeypatch.setattr(model_statistics, name, counting(name, getattr(model_statistics, name)))
+    for module, name in COMPUTED:
+        monkeypatch.setattr(module, name, counting(name, getattr(module, name)))
     return computed
 
 
@@ -58,7 +63,7 @@ def test_no_edit_computes_statistics_after_the_preparation(folder: Path, monkeyp
     computed, settings = count_computed(monkeypatch), hparams("late-relations", folder=folder)
     model, tokenizer = build_model("llama"), build_tokenizer()
     prepare_statistics(model, tokenizer, settings)
-    assert sorted(computed) == sorted(COMPUTED)
+    assert sorted(computed) == sorted(name for _, name in COMPUTED)
     assert set(model.__dict__) == set(build_model("llama").__dict__), "a model without edits has no trace of them"
     computed.clear()
     rollback = edit(model, tokenizer, settings, 0, 1)

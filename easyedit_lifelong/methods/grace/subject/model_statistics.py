@@ -7,9 +7,8 @@ long as the model, so that an editor which is made anew, after a rollback of all
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -19,14 +18,11 @@ from easyedit_lifelong.methods.grace.codebook.relation_metric import RelationMet
 from easyedit_lifelong.methods.grace.config import RELATIONS, GraceHyperParams
 from easyedit_lifelong.methods.grace.named_layers import find_answer_layer, find_layer
 from easyedit_lifelong.methods.grace.subject.relation_prompts import relation_metric_for
-from easyedit_lifelong.methods.shared.editors import internal_pass
 from easyedit_lifelong.methods.shared.model_values import ModelValues, values_of
 from easyedit_lifelong.methods.shared.subject_keys.auto_radius import Neighbourhood
-from easyedit_lifelong.methods.shared.subject_keys.whitening import whitened, whitening_for
-from easyedit_lifelong.models.capture import inputs_at
-from easyedit_lifelong.models.model_modes import editing
+from easyedit_lifelong.methods.shared.subject_keys.model_neighbourhood import neighbourhood_at
+from easyedit_lifelong.methods.shared.subject_keys.whitening import whitening_for
 from easyedit_lifelong.models.padding import padding_changes_answers
-from easyedit_lifelong.models.runner import Runner
 from easyedit_lifelong.models.wrappers import model_to_edit
 
 LOG = logging.getLogger(__name__)
@@ -101,24 +97,16 @@ class ModelStatistics:
             ModelError: the inputs of the key layer can't be read.
         """
         hparams = self._hparams
-        digest = None if whitening is None else hashlib.sha256(whitening.cpu().numpy().tobytes()).digest()
-        templates = tuple(hparams.key_templates)
-        settings = (self._tokenizer, self._path, digest, hparams.dist_fn, templates, hparams.false_fire_rate)
-
-        def compute() -> Neighbourhood:
-            runner = Runner(self._model, self._tokenizer)
-
-            def queries_of(rows: Sequence[list[int]]) -> list[Tensor]:
-                inputs_of_rows = inputs_at(runner, self._layer, rows)
-                basis = None if whitening is None else whitening.to(inputs_of_rows[0].device)
-                return [whitened(inputs, basis) for inputs in inputs_of_rows]
-
-            with editing(self._model), internal_pass(self._model):
-                return Neighbourhood(
-                    queries_of, self._tokenizer, hparams.dist_fn, hparams.key_templates, hparams.false_fire_rate
-                )
-
-        return self._values.get("neighbourhood", settings, compute)
+        return neighbourhood_at(
+            self._model,
+            self._tokenizer,
+            self._path,
+            self._layer,
+            whitening,
+            hparams.dist_fn,
+            hparams.key_templates,
+            hparams.false_fire_rate,
+        )
 
     @functools.cached_property
     def _values(self) -> ModelValues:
