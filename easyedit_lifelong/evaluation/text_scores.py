@@ -24,6 +24,7 @@ from easyedit_lifelong.models.encoding import encode_text, pad_rows
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.model_modes import evaluating
+from easyedit_lifelong.paths import expanded_path
 
 FLUENCY_PROMPTS = 20
 """The number of requests whose prompts are continued to measure fluency."""
@@ -68,7 +69,7 @@ def read_text(path: Path | str) -> str:
     Raises:
         DataError: the file can't be read, or is empty.
     """
-    path = Path(path).expanduser()
+    path = expanded_path(path, DataError)
     try:
         text = path.read_bytes().decode()  # unlike read_text, this does not change line ends
     except OSError as error:

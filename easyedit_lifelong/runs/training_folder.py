@@ -15,6 +15,7 @@ from torch import Tensor
 from easyedit_lifelong.atomic import atomic_file, write_text_atomically
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.artefacts import DESCRIPTION
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.runs.run_folder import check_free
 
 SCHEMA_VERSION = 1
@@ -135,7 +136,7 @@ def check_training_folder(path: Path, resume: bool) -> Path:
     """
     if not resume:
         return check_free(path, resumable=True, what="training", files=(CHECKPOINT, CURVE, DESCRIPTION))
-    path = path.expanduser()
+    path = expanded_path(path, RunError)
     if (path / CHECKPOINT).is_file():
         return path
     if (path / DESCRIPTION).is_file():
