@@ -183,7 +183,7 @@ def _read_with_loader(format_name: str, path: Path, results: Iterable[ReadResult
     Raises:
         DataError: the file is JSON Lines, which EasyEdit's loaders can't read, or the loader refuses it.
     """
-    if path.suffix == ".jsonl":
+    if path.suffix.lower() == ".jsonl":
         raise DataError(f"{path}: EasyEdit's loaders read a JSON list, not JSON Lines. Save the records as one list.")
     native = list(results)
     loaders = get_plugins().loaders
