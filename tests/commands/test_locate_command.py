@@ -150,7 +150,15 @@ def test_a_sweep_is_shown_beside_the_traces(
     code, _, error = call(capsys, *words, *sweep)
     assert code == 1
     assert "--sweep needs edit requests" in error
-    code, output, error = call(capsys, *words, *sweep, "--sweep-data", tmp_path / "edits.json")
+    sweep += ["--sweep-data", tmp_path / "edits.json"]
+    for layers, exit_code, message in (
+        ("0,99", 1, "has no layer 99"),
+        ("up", 2, "argument --sweep-layers: layers: 'up' isn't a list of layers such as 13-17 or 3-7,9"),
+    ):
+        code, _, error = call(capsys, *words, *sweep, "--sweep-layers", layers)
+        assert (code, message in error) == (exit_code, True), error
+        assert not (tmp_path / "out").exists(), "facts were traced first"
+    code, output, error = call(capsys, *words, *sweep)
     assert code == 0, error
     assert "Editing 1 facts at each of 3 layers with GRACE" in output
     assert "layer 2: reliability " in output
