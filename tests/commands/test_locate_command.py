@@ -69,6 +69,20 @@ def test_facts_are_traced_and_shown_on_a_page(
     assert "var(--s1)" in page
 
 
+def test_any_identifier_of_a_fact_gives_files_beside_the_page(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = Path(words[4])
+    records = json.loads(facts.read_text())
+    facts.write_text(json.dumps([{**records[0], "known_id": "../../x"}, {**records[1], "known_id": "é" * 300}]))
+    code, _, error = call(capsys, *words, "--kinds", "state", "--severed", "none")
+    assert code == 0, error
+    report = tmp_path / "out" / "report"
+    heats = sorted(path.name for path in report.glob("heat-*.svg"))
+    assert len(heats) == 2 and heats[0].startswith("heat-.._.._x-")
+    assert not list(tmp_path.rglob("x-state.*"))
+
+
 @pytest.mark.usefixtures("no_page")
 def test_one_fact_of_the_command_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     record: dict[str, Any] = json.loads(Path(words[4]).read_text())[0]
