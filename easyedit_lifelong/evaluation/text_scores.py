@@ -19,7 +19,7 @@ from easyedit_lifelong.evaluation.intervals import Interval
 from easyedit_lifelong.evaluation.metrics import mean
 from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.models.devices import device_of
+from easyedit_lifelong.models.devices import input_device
 from easyedit_lifelong.models.encoding import encode_text, pad_rows
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
@@ -119,7 +119,7 @@ class HeldOutText:
         Nothing marks a prompt in a window. So edits that act at a prompt's last token (GRACE) act wherever the text up
         to a token matches a key.
         """
-        device = device_of(model.get_input_embeddings())
+        device = input_device(model)
         by_window = []
         with evaluating(model):
             for row in self.rows:
