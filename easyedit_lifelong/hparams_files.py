@@ -8,6 +8,7 @@ from typing import Any
 
 from easyedit_lifelong.errors import HyperParameterError, did_you_mean
 from easyedit_lifelong.parsing import parse_yaml
+from easyedit_lifelong.paths import expanded_path
 
 
 def shipped_hparams_folders() -> list[Path]:
@@ -62,7 +63,7 @@ def find_hparams(name_or_path: str | Path) -> Path:
     Raises:
         HyperParameterError: there is no such file; the message suggests the shipped file with the closest name.
     """
-    path = Path(name_or_path).expanduser()
+    path = expanded_path(name_or_path, HyperParameterError)
     if not path.name:
         raise HyperParameterError(f"{str(name_or_path)!r} is not the name of a hyperparameter file")
     candidates = [path] if path.suffix in {".yaml", ".yml", ".json"} else [path, path.with_name(path.name + ".yaml")]

@@ -58,11 +58,11 @@ class Finding:
     required: bool = True
 
     @property
-    def mark(self) -> str:
-        """The result in one word, with Rich's markup."""
+    def mark(self) -> Text:
+        """The result in one word, with its colour."""
         if self.ok:
-            return "[green]ok[/green]"
-        return "[red]missing[/red]" if self.required else "[yellow]note[/yellow]"
+            return Text("ok", "green")
+        return Text("missing", "red") if self.required else Text("note", "yellow")
 
 
 _PACKAGES = (
@@ -99,7 +99,7 @@ def print_findings(findings: Sequence[Finding]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for finding in findings:
-        table.add_row(finding.mark, finding.what, Text(finding.state))
+        table.add_row(finding.mark, finding.what, finding.state)
     console.print(table)
     for finding in findings:
         if not finding.ok and finding.remedy:

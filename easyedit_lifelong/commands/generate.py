@@ -134,7 +134,8 @@ def _continuations(arguments: argparse.Namespace, prompts: list[str], model: Any
     new_tokens = arguments.max_new_tokens
     if arguments.temperature == 0 or (arguments.temperature is None and arguments.top_p is None):
         return scorer.generate(model, prompts, new_tokens)
-    sampling = {"temperature": arguments.temperature or 1.0, "top_p": arguments.top_p or 1.0, "top_k": 0}
+    given = {"temperature": arguments.temperature, "top_p": arguments.top_p}
+    sampling = {"top_k": 0, **{name: 1.0 if value is None else value for name, value in given.items()}}
     texts = []
     for prompt in prompts:
         # Each prompt alone and with the same seed, so that its text doesn't depend on the other prompts.

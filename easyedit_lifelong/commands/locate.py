@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from easyedit_lifelong.commands.locate_sweep import add_sweep_arguments, run_sweep, sweep_inputs
+from easyedit_lifelong.commands.locate_sweep import add_sweep_arguments, check_sweep, run_sweep, sweep_inputs
 from easyedit_lifelong.commands.option_types import names, positive_float, positive_int, whole_number
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.locate.averages import ROLES, average_effects, average_total_effect
@@ -83,6 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
     resolve_dtype(arguments.dtype)
     print_line(console, f"Tracing facts in {arguments.model}, at most {arguments.limit} of {len(facts)}")
     model, tokenizer = load_model(arguments.model, arguments.device, arguments.dtype)
+    if sweep is not None:
+        check_sweep(sweep, model, tokenizer)
     counts = trace_facts(
         model,
         tokenizer,

@@ -12,12 +12,13 @@ from easyedit_lifelong.commands.covariance import parse_layers
 from easyedit_lifelong.commands.option_types import count, positive_int
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.errors import CovarianceError, DataError
 from easyedit_lifelong.locate.averages import average_effects
 from easyedit_lifelong.locate.layer_rule import LAST_SUBJECT
 from easyedit_lifelong.locate.layer_sweep import SCORES, SweptLayer, rank_correlation, sweep_layers
 from easyedit_lifelong.locate.restorations import KINDS
 from easyedit_lifelong.locate.trace import FactTrace
+from easyedit_lifelong.methods.shared.layer_moves import at_layer
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.reporting.console_tables import plain_table, print_line
 from easyedit_lifelong.reporting.terminal import Console
@@ -43,7 +44,15 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
     add("--sweep-data", metavar="FILE", help="edit requests of the sweep, which should be scored nowhere else")
     add("--sweep-offset", type=count, default=0, metavar="N", help="skip the first N requests of --sweep-data")
     add("--sweep-edits", type=positive_int, default=24, metavar="N", help="number of requests (default 24)")
-    add("--sweep-layers", type=parse_layers, metavar="L", help="layers, such as 0-10 or 3,5,7 (default all)")
+    add("--sweep-layers", type=_layers, metavar="L", help="layers, such as 0-10 or 3,5,7 (default all)")
+
+
+def _layers(text: str) -> list[int]:
+    """Convert a list of layers, such as ``3-7,9``."""
+    try:
+        return parse_layers(text)
+    except CovarianceError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def sweep_inputs(arguments: argparse.Namespace) -> SweepInputs | None:
@@ -65,6 +74,19 @@ def sweep_inputs(arguments: argparse.Namespace) -> SweepInputs | None:
     return SweepInputs(hparams, requests, arguments.sweep_layers)
 
 
+def check_sweep(inputs: SweepInputs, model: Any, tokenizer: Any) -> None:
+    """Check that the method of a sweep can edit at each layer; call this before the facts are traced, which takes long.
+
+    Raises:
+        LifelongError: it can't, or the model has no such layer.
+    """
+    method = find_method(inputs.hparams)
+    for layer in _layers_of(inputs, model):
+        hparams = at_layer(inputs.hparams, model, layer)
+        if method.check is not None:
+            method.check(model, tokenizer, hparams)
+
+
 def run_sweep(
     console: Console, inputs: SweepInputs, model: Any, tokenizer: Any, traces: Sequence[FactTrace], out: Path
 ) -> None:
@@ -74,8 +96,7 @@ def run_sweep(
         LifelongError: the method can't edit at a layer, or the folder can't be used.
     """
     method = find_method(inputs.hparams)
-    anatomy = anatomy_of(model)
-    layers = inputs.layers if inputs.layers is not None else list(range(len(anatomy.blocks) if anatomy else 0))
+    layers = _layers_of(inputs, model)
     print_line(console, f"\nEditing {len(inputs.requests)} facts at each of {len(layers)} layers with {method.name}")
 
     def report(swept: SweptLayer) -> None:
@@ -86,6 +107,14 @@ def run_sweep(
     best = max(swept, key=lambda entry: entry.combined)
     print_line(console, f"Best layer by the harmonic mean of the scores: {best.layer} ({best.combined:.3f})")
     _show_correlations(console, traces, swept)
+
+
+def _layers_of(inputs: SweepInputs, model: Any) -> list[int]:
+    """Return the layers of a sweep: those of the option, or else all of the model."""
+    if inputs.layers is not None:
+        return inputs.layers
+    anatomy = anatomy_of(model)
+    return list(range(len(anatomy.blocks))) if anatomy is not None else []
 
 
 def _show_correlations(console: Console, traces: Sequence[FactTrace], swept: Sequence[SweptLayer]) -> None:

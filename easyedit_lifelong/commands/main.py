@@ -17,6 +17,7 @@ from pathlib import Path
 
 from easyedit_lifelong.commands.completion import PrintCompletion
 from easyedit_lifelong.errors import LifelongError, RunError
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.reporting.runnable_commands import runnable
 from easyedit_lifelong.reporting.terminal_text import (
     VisibleFormatter,
@@ -190,11 +191,10 @@ def _check_paths(arguments: argparse.Namespace) -> None:
                 continue
             if "\0" in str(path):
                 raise RunError(f"{name}: {path}: holds a NUL character, which no path can have")
-            if str(path).startswith("~"):
-                try:
-                    Path(path).expanduser()
-                except RuntimeError as error:
-                    raise RunError(f"{name}: {path}: there is no such user here. Write the path in full.") from error
+            try:
+                expanded_path(path, RunError)
+            except RunError as error:
+                raise RunError(f"{name}: {error}") from error
 
 
 def _message(error: Exception) -> str:

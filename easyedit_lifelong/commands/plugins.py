@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     for entry in entries:
         table.add_row(entry["kind"], entry["name"], entry["plugin"], entry["description"])
     for name, problem in broken.items():
-        table.add_row("[red]broken[/red]", name, "entry point", Text(problem))
+        table.add_row(Text("broken", "red"), name, "entry point", problem)
     Console().print(table)
     return 0
 

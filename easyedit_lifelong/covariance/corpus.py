@@ -13,6 +13,7 @@ from typing import Any
 from easyedit_lifelong.covariance import documents
 from easyedit_lifelong.data import hub_datasets as hub
 from easyedit_lifelong.errors import DataError, did_you_mean
+from easyedit_lifelong.paths import expanded_path
 
 SELF_SAMPLED = "self-sampled"
 HUB_NAMES = {
@@ -89,7 +90,7 @@ def find_corpus(corpus: str | Path | Sequence[str]) -> Corpus:
         return Corpus(SELF_SAMPLED, {"kind": SELF_SAMPLED})
     if name in HUB_NAMES:
         return _dataset_corpus(name, *HUB_NAMES[name])
-    path = Path(name).expanduser()
+    path = expanded_path(name, DataError)
     # Any existing file or folder comes before a dataset of that name; EasyEdit's names above come before both.
     if path.exists() or path.suffix.lower() in documents.SUFFIXES or name.startswith((".", "~", "/")):
         files = documents.corpus_files(path)

@@ -16,6 +16,7 @@ from easyedit_lifelong.covariance.moment_paths import model_folders, moments_fil
 from easyedit_lifelong.covariance.moments import SecondMoment
 from easyedit_lifelong.covariance.npz import read_moments, read_sum, write_moments
 from easyedit_lifelong.errors import CovarianceError
+from easyedit_lifelong.paths import expanded_path
 
 _SAME_FIELDS = ("fingerprint", "module", "key_size")
 
@@ -37,7 +38,7 @@ def merge_moments(files: Sequence[str | Path], out: str | Path) -> SecondMoment:
         CovarianceError: a file can't be read, the files are of different weights or modules or of the same text, or
             ``out`` exists.
     """
-    paths, target = [Path(file).expanduser() for file in files], Path(out).expanduser()
+    paths, target = [expanded_path(file, CovarianceError) for file in files], expanded_path(out, CovarianceError)
     if len(paths) < 2:
         raise CovarianceError("merge: give two files or more")
     if target.suffix != ".npz":

@@ -14,6 +14,7 @@ import numpy as np
 
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.parsing import parse_json
+from easyedit_lifelong.paths import expanded_path
 
 SUFFIXES = (".txt", ".text", ".md", ".jsonl", ".ndjson", ".json", ".parquet")
 _READABLE = ", ".join(SUFFIXES)
@@ -29,7 +30,7 @@ def corpus_files(path: Path) -> list[Path]:
     Raises:
         DataError: the path doesn't exist, the folder holds no corpus file, or the file has another format.
     """
-    path = path.expanduser()
+    path = expanded_path(path, DataError)
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
             raise DataError(f"{path}: can't read a corpus from {path.suffix or 'this'!r}; use one of {_READABLE}.")

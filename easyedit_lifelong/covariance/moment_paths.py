@@ -7,13 +7,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+from easyedit_lifelong.errors import CovarianceError
 from easyedit_lifelong.models.cache import cache_dir
 from easyedit_lifelong.models.load import model_label
+from easyedit_lifelong.paths import expanded_path
 
 
 def stats_folder(stats_dir: str | Path | None) -> Path:
     """Return the folder of all statistics: ``stats_dir``, or one in this package's cache."""
-    return cache_dir() / "stats" if stats_dir is None else Path(stats_dir).expanduser()
+    return cache_dir() / "stats" if stats_dir is None else expanded_path(stats_dir, CovarianceError)
 
 
 def model_folders(model: Any) -> list[str]:

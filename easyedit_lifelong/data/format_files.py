@@ -9,6 +9,7 @@ from easyedit_lifelong.data.field_mapping import FieldMapping
 from easyedit_lifelong.data.triples import TripleFormat
 from easyedit_lifelong.errors import DataError, did_you_mean
 from easyedit_lifelong.hparams_files import read_mapping
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.registry import DatasetReader
 
 _KEYS = ("fields", "relations", "columns", "task")
@@ -27,7 +28,7 @@ def read_format_file(file: Path) -> DatasetReader:
         DataError: the file doesn't exist or can't be used; the message names the key.
         HyperParameterError: the file isn't YAML.
     """
-    file = file.expanduser()
+    file = expanded_path(file, DataError)
     if not file.is_file():
         raise DataError(f"{file}: no such format file")
     values = read_mapping(file, "'fields' (templates of columns) or 'relations' (templates of triples)")

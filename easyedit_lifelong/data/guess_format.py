@@ -10,6 +10,7 @@ from easyedit_lifelong.data.json_files import holds_json_object, iterate_json_ob
 from easyedit_lifelong.data.reading_notes import ReadingNotes
 from easyedit_lifelong.data.record_streams import iterate_records
 from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.registry import DatasetReader
 
@@ -29,7 +30,7 @@ def guess_format(path: Path | str) -> str:
     Args:
         path: a file, or the name of a dataset (``hub:…``). Of the latter, only the name is used.
     """
-    fields = set() if hub.is_hub_name(path) else _first_record_fields(Path(path).expanduser())
+    fields = set() if hub.is_hub_name(path) else _first_record_fields(expanded_path(path, DataError))
     name = (str(path) if hub.is_hub_name(path) else Path(path).name).lower()
     if not fields:
         return next((known for known in ("counterfact", "zsre", "hallucination") if known in name), "json")
@@ -48,7 +49,7 @@ def format_advice(path: Path | str, used: DatasetReader | None) -> str:
         path: the file.
         used: the format that it was read with; None if that isn't a registered one.
     """
-    fields = set() if hub.is_hub_name(path) else _first_record_fields(Path(path).expanduser())
+    fields = set() if hub.is_hub_name(path) else _first_record_fields(expanded_path(path, DataError))
     if not fields or used is None or not _missing(used, fields):
         return ""
     fitting = _fitting(fields)

@@ -18,6 +18,7 @@ from urllib.request import getproxies
 from easyedit_lifelong.data.reading import ReadResult, separate
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.paths import expanded_path
 
 PREFIX = "hub:"
 _NAME_FORMS = f"{PREFIX}OWNER/NAME, {PREFIX}OWNER/NAME:SPLIT or {PREFIX}OWNER/NAME:CONFIG:SPLIT"
@@ -137,7 +138,7 @@ def _parse(data: str) -> tuple[str, str | None, str | None]:
     name, *rest = re.split(r":(?![^\[]*\])", data[len(PREFIX) :])
     if not name or len(rest) > 2 or not all(rest):
         raise DataError(f"{data}: names no dataset. Write {_NAME_FORMS}.")
-    folder = Path(name).expanduser()
+    folder = expanded_path(name, DataError)
     if folder.is_dir():
         name = str(folder)
     elif name.startswith((".", "~", "/")):

@@ -40,7 +40,7 @@ def read_json_file(path: Path, missing: str = "no such data file") -> Any:
     except (OSError, ValueError) as error:  # not UTF-8; a path with a NUL character
         raise unreadable(path, error) from error
     decode = json.JSONDecoder().decode
-    if path.suffix == ".jsonl":
+    if path.suffix.lower() == ".jsonl":
         # Not splitlines(), which also splits at U+2028 and similar characters; JSON allows them within a text.
         return [_parse(decode, line, path, n) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     return _parse(decode, text, path)

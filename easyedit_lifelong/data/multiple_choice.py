@@ -10,6 +10,7 @@ from typing import Any
 from easyedit_lifelong.data.json_files import label_as_text, name_records, read_json_file
 from easyedit_lifelong.data.record_fields import encoding_problem
 from easyedit_lifelong.errors import DataError, did_you_mean
+from easyedit_lifelong.paths import expanded_path
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def read_multiple_choice(path: Path | str) -> list[MultipleChoiceItem]:
     Raises:
         DataError: the file can't be read, or a record is invalid.
     """
-    records = read_json_file(Path(path).expanduser(), "no such file of multiple-choice questions")
+    records = read_json_file(expanded_path(path, DataError), "no such file of multiple-choice questions")
     if not isinstance(records, list):
         raise DataError(f"{path}: must hold a list of questions (or one question per line, in a .jsonl file)")
     return as_items(records, str(path))

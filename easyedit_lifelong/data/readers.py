@@ -14,6 +14,7 @@ from easyedit_lifelong.data.record_fields import FieldNames, RecordFields
 from easyedit_lifelong.data.request import EditRequest, check_unique
 from easyedit_lifelong.data.zsre_counterfact import COUNTERFACT_FIELDS, ZSRE_FIELDS, is_complete, zsre_request
 from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.plugins import get_plugins
 
 LOG = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ def read_results(
     if hub.is_hub_name(path):
         requests, unusable = hub.read_results(str(path), read, limit)
     else:
-        path = Path(path).expanduser()
+        path = expanded_path(path, DataError)
         if not path.is_file():
             raise DataError(f"{path}: no such data file")
         requests, unusable = separate(read(path), limit)
@@ -182,7 +183,7 @@ def _read_with_loader(format_name: str, path: Path, results: Iterable[ReadResult
     Raises:
         DataError: the file is JSON Lines, which EasyEdit's loaders can't read, or the loader refuses it.
     """
-    if path.suffix == ".jsonl":
+    if path.suffix.lower() == ".jsonl":
         raise DataError(f"{path}: EasyEdit's loaders read a JSON list, not JSON Lines. Save the records as one list.")
     native = list(results)
     loaders = get_plugins().loaders

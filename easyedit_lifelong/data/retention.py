@@ -9,6 +9,7 @@ from easyedit_lifelong.data import hub_datasets as hub
 from easyedit_lifelong.data.json_files import label_as_text, name_records, read_json_file
 from easyedit_lifelong.data.request import Probe, encoding_problem
 from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.paths import expanded_path
 
 _FIELDS = (("prompt", "answer"), ("loc", "loc_ans"), ("text", "label"))
 """Fields of a question and its answer: in this package's format, of the Natural Questions in MEND's zsRE files, and of
@@ -34,7 +35,7 @@ def read_retention(path: Path | str) -> list[Probe]:
     if hub.is_hub_name(path):
         name, records = str(path), hub.load_records(str(path))
     else:
-        path = Path(path).expanduser()
+        path = expanded_path(path, DataError)
         name, records = str(path), read_json_file(path, "no such retention file")
     if isinstance(records, dict) and {"questions", "answers"} <= set(records):
         records = _pair_lists(name, records["questions"], records["answers"])

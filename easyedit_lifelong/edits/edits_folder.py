@@ -26,6 +26,7 @@ from easyedit_lifelong.digests import chunked_digest, file_digest
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.folder_lock import locked_folder
 from easyedit_lifelong.parsing import parse_json
+from easyedit_lifelong.paths import expanded_path
 
 INDEX = "edits.json"
 TENSORS = "edits.safetensors"
@@ -247,7 +248,7 @@ def check_empty(folder: Path) -> Path:
     Raises:
         RunError: the path is not a folder, or the folder is not empty.
     """
-    folder = folder.expanduser().absolute()
+    folder = expanded_path(folder, RunError).absolute()
     try:
         names = sorted(path.name for path in folder.iterdir())
     except FileNotFoundError:

@@ -30,6 +30,7 @@ from easyedit_lifelong.edits.edits_folder import (
 )
 from easyedit_lifelong.edits.folder_parts import read_description, read_edits, write_edits
 from easyedit_lifelong.errors import HubError, RunError
+from easyedit_lifelong.paths import expanded_path
 
 _NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^@\s]+))?")
 _LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN"
@@ -64,7 +65,7 @@ def push_edits(
         RunError: the folder holds no edits, or is damaged.
         HubError: the Hub can't be reached, or rejects the request.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded_path(folder, RunError)
     repo, branch = parse_name(repo_id)
     branch = revision or branch
     saved = read_edits(folder)
@@ -162,7 +163,7 @@ def edits_folder(name: str | Path) -> Path:
     """
     if str(name).startswith(PREFIX):
         return pull_edits(str(name))
-    return Path(name).expanduser()
+    return expanded_path(name, RunError)
 
 
 def parse_name(name: str) -> tuple[str, str | None]:

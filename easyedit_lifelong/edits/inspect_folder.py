@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.edits.folder_parts import read_edits
+from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.base import InspectedPart
 from easyedit_lifelong.methods.edit_stores import EditsPart
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.plugins import get_plugins
 
 NEARLY = 1.25
@@ -60,7 +62,7 @@ def inspect_edits(folder: str | Path, nearly: float = NEARLY) -> Inspection:
         RunError: the folder holds no edits, is incomplete or damaged, or has a newer format; the message names the
             file.
     """
-    saved = read_edits(Path(folder).expanduser())
+    saved = read_edits(expanded_path(folder, RunError))
     parts = [_inspect_part(method, part, str(saved.path), nearly) for method, part in saved.parts]
     return Inspection(
         folder=str(folder),

@@ -11,6 +11,7 @@ from typing import Any
 from easyedit_lifelong.edits.folder_parts import SavedEdits, check_no_edits, read_edits, write_edits
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.base import Conflict, MergeSource, Renamed
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.plugins import get_plugins
 
 
@@ -58,9 +59,9 @@ def merge_edits(folders: Sequence[str | Path], out: str | Path) -> MergeReport:
     """
     if len(folders) < 2:
         raise RunError("merging needs at least two folders of edits")
-    out = Path(out).expanduser()
+    out = expanded_path(out, RunError)
     check_no_edits(out)
-    all_saved = [read_edits(Path(folder).expanduser()) for folder in folders]
+    all_saved = [read_edits(expanded_path(folder, RunError)) for folder in folders]
     for saved in all_saved:
         _check_mergeable(saved, all_saved[0])
     methods = list(dict.fromkeys(method for saved in all_saved for method, _ in saved.parts))

@@ -23,6 +23,7 @@ from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.shared.editors import editors_on
 from easyedit_lifelong.methods.shared.records import EditRecord, indices_of_case
 from easyedit_lifelong.models.model_lock import model_lock
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.plugins import get_plugins
 
 
@@ -119,8 +120,8 @@ def rollback_folder(
     """
     if prompt is not None and not cases:
         raise EditError("a prompt selects one of a case's edits; name the case, too")
-    folder = Path(folder).expanduser()
-    target = folder if out is None else Path(out).expanduser()
+    folder = expanded_path(folder, RunError)
+    target = folder if out is None else expanded_path(out, RunError)
     in_place = target.resolve() == folder.resolve()
     if not in_place:
         check_no_edits(target)

@@ -7,10 +7,11 @@ from typing import Any
 
 from easyedit_lifelong.edits.appended_steps import append_new_edits, remember_saved
 from easyedit_lifelong.edits.folder_parts import write_edits
-from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.methods.shared.editors import base_fingerprint
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.model_lock import model_lock
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.plugins import get_plugins
 
 
@@ -31,7 +32,7 @@ def save_edits(edited_model: Any, folder: str | Path) -> None:
         EditError: the model carries no edits.
         RunError: the folder can't be written, or is the state folder of a run.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded_path(folder, RunError)
     with model_lock(edited_model):
         if append_new_edits(edited_model, folder):
             return

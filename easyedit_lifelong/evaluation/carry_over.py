@@ -9,6 +9,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.answer_matching import contains_match, natural_answer, starts_with_answer
 from easyedit_lifelong.evaluation.averages import RequestScores
 from easyedit_lifelong.evaluation.chat_requests import ChatSettings
+from easyedit_lifelong.evaluation.context_fit import Text, check_texts_fit
 from easyedit_lifelong.evaluation.generated_answers import GeneratedAnswers
 from easyedit_lifelong.evaluation.questions import Question
 from easyedit_lifelong.evaluation.scorers import scorer_for
@@ -36,6 +37,7 @@ class CarryOver:
         joiner: what stands between prompts and answers; None: the texts, or the chat template, decide.
 
     Raises:
+        DataError: a prompt in the other form, with its target, exceeds the model's context.
         ModelError: the model can't chat.
     """
 
@@ -55,6 +57,15 @@ class CarryOver:
         self._scorer = scorer_for(model, tokenizer, joiner)
         self._answers = GeneratedAnswers(self._scorer, model, [], [], f1=False)
         questions = [self._question(request) for request in requests]
+        answer_name = "its answer in a chat" if self._form is not None else "its answer as a plain prompt"
+        check_texts_fit(
+            (
+                Text(request.where, "prompt", *question, answer_name)
+                for request, question in zip(requests, questions, strict=True)
+            ),
+            self._scorer,
+            model,
+        )
         self._unedited = dict(zip(questions, self.score(model, requests), strict=True))
 
     def score(self, model: Any, requests: Sequence[EditRequest]) -> list[RequestScores]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +25,25 @@ def check_fit(requests: Sequence[EditRequest], scorer: Scorer, model: Any, reten
     Raises:
         DataError: a prompt and its answer cannot be encoded, or are too long; the message names request and field.
     """
-    limit = context_length(model)
     texts = [
-        _Text(f"retention fact {number}", "prompt", fact.prompt, fact.answer) for number, fact in enumerate(retention)
+        Text(f"retention fact {number}", "prompt", fact.prompt, fact.answer) for number, fact in enumerate(retention)
     ]
     texts += [text for request in requests for text in _texts_of(request)]
+    check_texts_fit(texts, scorer, model)
+
+
+def check_texts_fit(texts: Iterable[Text], scorer: Scorer, model: Any) -> None:
+    """Check that texts fit into the model's context.
+
+    Args:
+        texts: the texts.
+        scorer: the scorer that encodes them.
+        model: the model, for the length of its context.
+
+    Raises:
+        DataError: a text cannot be encoded, or is too long; the message names its request and field.
+    """
+    limit = context_length(model)
     for text in texts:
         try:
             length = scorer.encode(text.prompt, text.answer).length
@@ -43,7 +57,7 @@ def check_fit(requests: Sequence[EditRequest], scorer: Scorer, model: Any, reten
 
 
 @dataclass(frozen=True)
-class _Text:
+class Text:
     """A prompt with an answer, which the model reads as one text.
 
     Attributes:
@@ -66,12 +80,12 @@ _COMPARED_FIELDS = (("prompt", "ground_truth"), ("rephrase_prompt", "ground_trut
 that ROME's scores compare with the prompt's own answer. A message about either answer names the latter field."""
 
 
-def _texts_of(request: EditRequest) -> Iterator[_Text]:
+def _texts_of(request: EditRequest) -> Iterator[Text]:
     """Yield the prompts of a request, each with its own answer, then with the answers that ROME's scores compare."""
     where = request.where
-    yield _Text(where, "prompt", request.prompt, request.target_new)
+    yield Text(where, "prompt", request.prompt, request.target_new)
     for prompt in request.rephrase_prompts:
-        yield _Text(where, "rephrase_prompt", prompt, request.target_new)
+        yield Text(where, "rephrase_prompt", prompt, request.target_new)
     probe_sets = [
         *(("locality_prompt", probes) for probes in request.locality.values()),
         *(("portability_prompt", probes) for probes in request.portability.values()),
@@ -79,8 +93,8 @@ def _texts_of(request: EditRequest) -> Iterator[_Text]:
     ]
     for field, probes in probe_sets:
         for probe in probes:
-            yield _Text(where, field, probe.prompt, probe.answer)
+            yield Text(where, field, probe.prompt, probe.answer)
     for (prompt_field, answer_field), pairs in zip(_COMPARED_FIELDS, answer_pairs(request), strict=True):
         for pair in pairs:
             for prompt, answer in pair.questions:
-                yield _Text(where, prompt_field, prompt, answer, answer_field)
+                yield Text(where, prompt_field, prompt, answer, answer_field)

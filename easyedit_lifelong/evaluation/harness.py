@@ -6,11 +6,11 @@ import copy
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.errors import DataError, HyperParameterError, ModelError, RunError, did_you_mean
 from easyedit_lifelong.models.model_modes import evaluating, kept_random_states
+from easyedit_lifelong.paths import expanded_path
 
 HarnessScores = dict[str, dict[str, float]]
 """The scores of tasks: by task, then by metric, such as ``acc`` and ``acc_stderr``."""
@@ -103,7 +103,7 @@ def _task_manager(tasks: HarnessTasks) -> Any:
         raise RunError(
             f"lm-eval: lm-evaluation-harness can't be imported: {error}. Run: pip install 'easyedit-lifelong[lm-eval]'"
         ) from error
-    path = None if tasks.path is None else Path(tasks.path).expanduser()
+    path = None if tasks.path is None else expanded_path(tasks.path, DataError)
     if path is not None:
         if not path.is_dir():
             raise DataError(f"lm-eval, path of tasks: {tasks.path}: is not a folder")

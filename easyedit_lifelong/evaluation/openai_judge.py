@@ -11,6 +11,7 @@ from typing import Any
 
 from easyedit_lifelong.errors import PluginError, RunError
 from easyedit_lifelong.evaluation.judges import JudgedAnswer, Verdict
+from easyedit_lifelong.parsing import parse_json
 
 KEY, BASE_URL = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 _REQUESTS_AT_ONCE = 8
@@ -74,17 +75,32 @@ class OpenAIJudge:
             {"role": "system", "content": _INSTRUCTIONS},
             {"role": "user", "content": json.dumps(fields, ensure_ascii=False)},
         ]
-        text = ""
+        text: str | None = None
         for _ in range(_ATTEMPTS):
             try:
                 reply = self._client.chat.completions.create(model=self._model, messages=messages, temperature=0)
             except OpenAIError as error:
                 raise RunError(f"judge openai:{self._model}: {' '.join(str(error).split())}") from error
-            text = reply.choices[0].message.content or ""
-            verdict = read_reply(text)
+            text = _text_of(reply)
+            verdict = None if text is None else read_reply(text)
             if verdict is not None:
                 return verdict
+        if text is None:
+            raise RunError(
+                f"judge openai:{self._model}: the server's answers are no chat completions. Check {BASE_URL}, which "
+                "mostly ends in /v1, and the name of the model."
+            )
         raise RunError(f"judge openai:{self._model}: its replies lack the JSON object they should have: {text[:200]!r}")
+
+
+def _text_of(reply: Any) -> str | None:
+    """Return the text of a reply; None if it is no chat completion.
+
+    The client passes on whatever a server sends with the status 200, also a page or a completion without choices.
+    """
+    choices = getattr(reply, "choices", None)
+    message = getattr(choices[0], "message", None) if choices else None
+    return None if message is None else message.content or ""
 
 
 def read_reply(text: str) -> Verdict | None:
@@ -95,7 +111,7 @@ def read_reply(text: str) -> Verdict | None:
     """
     begin, end = text.find("{"), text.rfind("}")
     try:
-        fields = json.loads(text[begin : end + 1])
+        fields = parse_json(text[begin : end + 1])
     except ValueError:
         return None
     if not isinstance(fields, dict) or not isinstance(fields.get("right"), bool):

@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteriaList
 
+from easyedit_lifelong.evaluation.stopping import StopEachRow, end_tokens
 from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer, PairKey, forced_answer, key_of, shared_rows
 from easyedit_lifelong.models.anatomy import anatomy_of
-from easyedit_lifelong.models.devices import device_of
+from easyedit_lifelong.models.devices import input_device
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair, encode_text, pad_rows
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_modes import bare_generation_config, evaluating
@@ -181,7 +182,7 @@ class Scorer:
                 begin = self._answer_column(ids)
                 stop = None
                 if is_complete is not None:
-                    stop = _StopEachRow(self.tokenizer, begin, batch, limits, ends, is_complete)
+                    stop = StopEachRow(self.tokenizer, begin, batch, limits, ends, is_complete)
                 criteria = {} if stop is None else {"stopping_criteria": StoppingCriteriaList([stop])}
                 output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **criteria)
                 for row, (index, new) in enumerate(zip(batch, output[:, begin:].tolist(), strict=True)):
@@ -267,59 +268,3 @@ class Scorer:
             batch.append(index)
         if batch:
             yield batch
-
-
-def input_device(model: Any) -> torch.device:
-    """Return the device on which a model expects its token ids."""
-    return device_of(model.get_input_embeddings())
-
-
-def end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """Return the tokens that end a text."""
-    ends = getattr(model.generation_config, "eos_token_id", None)
-    ends = tokenizer.eos_token_id if ends is None else ends
-    return {token for token in (ends if isinstance(ends, (list, tuple)) else [ends]) if token is not None}
-
-
-class _StopEachRow(StoppingCriteria):
-    """A stopping criterion that decides for each row of a batch.
-
-    A row stops at its limit, at an end token, or when its text is complete.
-
-    Args:
-        tokenizer: the model's tokenizer.
-        begin: the column at which the new tokens begin.
-        batch: the prompt's index of each row.
-        limits: the largest number of new tokens of each prompt.
-        ends: the tokens that end a text.
-        is_complete: ``is_complete(index, text)`` returns whether the text for the prompt of this index is complete.
-
-    Attributes:
-        lengths: for each row that has stopped, its number of new tokens.
-    """
-
-    def __init__(
-        self,
-        tokenizer: Any,
-        begin: int,
-        batch: Sequence[int],
-        limits: Sequence[int],
-        ends: set[int],
-        is_complete: Callable[[int, str], bool],
-    ) -> None:
-        self.tokenizer, self.begin, self.batch = tokenizer, begin, batch
-        self.limits, self.ends, self.is_complete = limits, ends, is_complete
-        self.lengths: dict[int, int] = {}
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        """Return whether each row has stopped, shape ``(rows,)``; ``input_ids`` have shape ``(rows, tokens)``."""
-        outputs = input_ids[:, self.begin :].tolist()
-        for row, (index, tokens) in enumerate(zip(self.batch, outputs, strict=True)):
-            if row not in self.lengths and (
-                len(tokens) >= self.limits[index]
-                or tokens[-1] in self.ends
-                or self.is_complete(index, self.tokenizer.decode(tokens, skip_special_tokens=True))
-            ):
-                self.lengths[row] = len(tokens)
-        stopped = [row in self.lengths for row in range(len(self.batch))]
-        return torch.tensor(stopped, device=input_ids.device)

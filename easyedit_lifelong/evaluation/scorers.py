@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from easyedit_lifelong.evaluation.scorer import Scorer, input_device
+from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer, forced_answer
+from easyedit_lifelong.models.devices import input_device
 from easyedit_lifelong.models.encoding import IGNORED, EncodedPair, pad_rows
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.model_modes import evaluating

@@ -19,11 +19,12 @@ from easyedit_lifelong.evaluation.intervals import Interval
 from easyedit_lifelong.evaluation.metrics import mean
 from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.models.devices import device_of
+from easyedit_lifelong.models.devices import input_device
 from easyedit_lifelong.models.encoding import encode_text, pad_rows
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.model_modes import evaluating
+from easyedit_lifelong.paths import expanded_path
 
 FLUENCY_PROMPTS = 20
 """The number of requests whose prompts are continued to measure fluency."""
@@ -68,7 +69,7 @@ def read_text(path: Path | str) -> str:
     Raises:
         DataError: the file can't be read, or is empty.
     """
-    path = Path(path).expanduser()
+    path = expanded_path(path, DataError)
     try:
         text = path.read_bytes().decode()  # unlike read_text, this does not change line ends
     except OSError as error:
@@ -118,7 +119,7 @@ class HeldOutText:
         Nothing marks a prompt in a window. So edits that act at a prompt's last token (GRACE) act wherever the text up
         to a token matches a key.
         """
-        device = device_of(model.get_input_embeddings())
+        device = input_device(model)
         by_window = []
         with evaluating(model):
             for row in self.rows:

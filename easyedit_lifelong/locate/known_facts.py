@@ -91,6 +91,7 @@ def read_known_facts(path: Path) -> list[KnownFact]:
         if fact.fact_id in facts:
             raise DataError(f"{fact.where}: has the identifier {fact.fact_id!r} of another record. Give it its own.")
         facts[fact.fact_id] = fact
+    notes.log()
     if not facts:
         raise DataError(f"{path}: holds no records")
     return list(facts.values())

@@ -24,6 +24,7 @@ from easyedit_lifelong.locate.known_facts import KnownFact
 from easyedit_lifelong.locate.restorations import KINDS, MODULES
 from easyedit_lifelong.locate.trace import FactTrace
 from easyedit_lifelong.parsing import parse_json
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.runs.run_folder import check_free
 from easyedit_lifelong.runs.setting_changes import setting_changes
 
@@ -191,7 +192,7 @@ def check_trace_folder(path: Path, resume: bool) -> Path:
     """
     if not resume:
         return check_free(path, resumable=True, what="tracing", files=(CONFIG, FACTS))
-    path = path.expanduser()
+    path = expanded_path(path, RunError)
     if not (path / CONFIG).is_file():
         raise RunError(f"{path}: holds no tracing to resume. To start one there, leave out --resume.")
     return path

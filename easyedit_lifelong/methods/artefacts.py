@@ -20,6 +20,7 @@ from torch import Tensor
 
 from easyedit_lifelong.atomic import atomic_file, write_text_atomically
 from easyedit_lifelong.errors import HyperParameterError, RunError
+from easyedit_lifelong.paths import expanded_path
 
 SCHEMA_VERSION = 1
 DESCRIPTION = "artefact.json"
@@ -84,7 +85,7 @@ def read_artefact(folder: str | Path | None, method: str, setting: str) -> Artef
     """
     if folder is None:
         raise HyperParameterError(f"{setting}: names no folder. {train_advice(method, 'FOLDER')}")
-    path = Path(folder).expanduser() / DESCRIPTION
+    path = expanded_path(folder, HyperParameterError) / DESCRIPTION
     if not path.is_file():
         raise HyperParameterError(
             f"{setting}: {folder} is not a folder with a trained {method}. {train_advice(method, str(folder))}"

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.models.pickling import NotPicklable
-from easyedit_lifelong.models.prompt_positions import attach_tracker
 from easyedit_lifelong.models.row_axis import with_row_axis, without_row_axis
+from easyedit_lifelong.models.stack_trackers import attach_tracker
 from easyedit_lifelong.models.windows import Window
 
 if TYPE_CHECKING:

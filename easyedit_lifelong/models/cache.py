@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.paths import expanded_path
+
 
 def cache_dir() -> Path:
-    """Return this package's cache folder: ``EASYEDIT_LIFELONG_CACHE``, or one in the user's cache folder."""
+    """Return this package's cache folder: ``EASYEDIT_LIFELONG_CACHE``, or one in the user's cache folder.
+
+    Raises:
+        RunError: the variable names the home folder of an unknown user.
+    """
     configured = os.environ.get("EASYEDIT_LIFELONG_CACHE")
     if configured:
-        return Path(configured).expanduser()
+        return expanded_path(configured, RunError)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "easyedit-lifelong"

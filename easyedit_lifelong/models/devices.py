@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from typing import Any
 
 import torch
 from torch import nn
@@ -67,6 +68,11 @@ def device_of(module: nn.Module) -> torch.device:
         return device
     targets = (getattr(getattr(part, "_hf_hook", None), "execution_device", None) for part in module.modules())
     return next((torch.device(target) for target in targets if target is not None), device)
+
+
+def input_device(model: Any) -> torch.device:
+    """Return the device on which a model expects its token ids."""
+    return device_of(model.get_input_embeddings())
 
 
 def available_devices() -> list[str]:

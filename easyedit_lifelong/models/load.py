@@ -13,6 +13,7 @@ from easyedit_lifelong.models.gguf import read_gguf
 from easyedit_lifelong.models.model_kinds import ModelKind, architectures_of, kind_of, kind_of_config
 from easyedit_lifelong.models.packaged_models import PACKAGED_MODELS
 from easyedit_lifelong.models.wrappers import unwrap_model
+from easyedit_lifelong.paths import expanded_path
 
 _DTYPES = {
     "float32": torch.float32,
@@ -67,10 +68,7 @@ def load_model(
     if target is not None and target.type == "meta":
         raise DeviceError("device: 'meta' holds no weights, so a model on it can't be used")
     resolved_dtype = resolve_dtype(dtype)
-    try:
-        path = Path(name_or_path).expanduser()
-    except RuntimeError as error:  # "~somebody"
-        raise ModelError(f"{name_or_path}: there is no such user here. Write the path in full.") from error
+    path = expanded_path(name_or_path, ModelError)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"{path}: no such file. model_name must be a model's name, folder or GGUF file.")
@@ -186,7 +184,7 @@ def _source(name_or_path: str | Path) -> str:
     text = str(name_or_path)
     if text in PACKAGED_MODELS:
         return str(PACKAGED_MODELS[text].checkpoint())
-    path = Path(text).expanduser()
+    path = expanded_path(text, ModelError)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(f"{path}: this folder holds no model (it has no config.json). Give a checkpoint folder.")

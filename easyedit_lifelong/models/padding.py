@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from easyedit_lifelong.models.devices import device_of
+from easyedit_lifelong.models.devices import input_device
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.model_modes import evaluating
@@ -92,7 +92,7 @@ def _try_padding(model: Any) -> bool:
 
 def _logits(model: Any, rows: Sequence[Sequence[int]]) -> Tensor:
     """Return the logits of padded rows; those of an encoder-decoder at the decoder's first token."""
-    device, kind = device_of(model.get_input_embeddings()), kind_of(model)
+    device, kind = input_device(model), kind_of(model)
     pad = 1  # an ordinary token: the embedding of the padding token can be 0, which hides the effect
     ids, mask = pad_rows(rows, pad, "left" if kind is ModelKind.CAUSAL else "right", device)
     if kind is ModelKind.CAUSAL:

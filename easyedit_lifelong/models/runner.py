@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.models.anatomy import Anatomy, anatomy_of
-from easyedit_lifelong.models.devices import device_of
+from easyedit_lifelong.models.devices import input_device
 from easyedit_lifelong.models.encoding import position_ids
 from easyedit_lifelong.models.prompt_positions import PositionTracker, prompt_lengths
 from easyedit_lifelong.models.wrappers import unwrap_model
@@ -45,7 +45,7 @@ class Runner:
     @property
     def device(self) -> torch.device:
         """The device on which the model expects token ids."""
-        return device_of(self.model.get_input_embeddings())
+        return input_device(self.model)
 
     def call(
         self,

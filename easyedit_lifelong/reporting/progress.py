@@ -184,12 +184,12 @@ def count_progress(console: Console, description: str) -> Iterator[Callable[[int
         yield print_count
         return
     columns = (
-        TextColumn(description),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Bar(*columns, console=console) as bar:
-        task = bar.add_task("", total=1, visible=False)
+        task = bar.add_task(description, total=1, visible=False)
         yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from rich import console as rich_console
 from rich.console import ConsoleOptions, RenderableType
@@ -12,7 +13,17 @@ from easyedit_lifelong.reporting.terminal_text import visible
 
 
 class Console(rich_console.Console):
-    """A console of rich that shows control characters in texts instead of sending them to the terminal."""
+    """A console of rich that shows texts as they are.
+
+    Control characters are shown instead of being sent to the terminal. Brackets (``[INST]``) are not markup, and names
+    between colons are not emoji. A style needs a :class:`rich.text.Text`.
+
+    Args:
+        **options: the options of rich's console.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"markup": False, "emoji": False, **options})
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yield the segments of text; control codes of rich itself are segments of their own."""

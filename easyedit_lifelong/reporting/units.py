@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-_UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
+_UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 
 
 def byte_text(number: float) -> str:
     """Return a number of bytes as text, such as ``1.42 GB`` (10⁹ bytes)."""
-    unit = next((unit for unit in _UNITS if number < 999.5 * _UNITS[unit]), "GB")
+    unit = next((unit for unit in _UNITS if number < 999.5 * _UNITS[unit]), "TB")
     return f"{number / _UNITS[unit]:.3g} {unit}"
 
 

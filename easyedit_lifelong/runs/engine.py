@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.errors import EditError, NotLearnedWarning, RunError
+from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.evaluation.averages import RequestScores, averages
 from easyedit_lifelong.evaluation.judged_answers import JudgedAnswers
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard, edit_success_of
 from easyedit_lifelong.registry import Tracker
+from easyedit_lifelong.runs.apply_batch import apply_batch
 from easyedit_lifelong.runs.peak_memory import PeakMemory
 from easyedit_lifelong.runs.plan import Plan
 from easyedit_lifelong.runs.run_folder import RunFolder
 from easyedit_lifelong.runs.run_scores import record_scores, score_all, single_round_scores
 from easyedit_lifelong.runs.state import Progress, RunState
-
-LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _AppliedBatch:
-    """The outcome of the method's ``apply`` for one batch.
-
-    Attributes:
-        model: the edited model; if the method failed, the model as it was before.
-        rollback: removes the batch's edits; None if the method failed, or returned no rollback.
-        details: for each request, the method's further fields of the journal; empty if it gives none.
-        failure: the reason why the method failed; None if it did not.
-        peak_memory: the peak of memory while the method edited, in bytes; None if it isn't known.
-    """
-
-    model: Any
-    rollback: Any = None
-    details: Sequence[dict[str, Any]] = ()
-    failure: str | None = None
-    peak_memory: int | None = None
 
 
 @dataclass
@@ -236,9 +214,11 @@ class Run:
         """
         plan = self.plan
         began = time.perf_counter()
-        applied = self._apply(number, batch)
+        applied = apply_batch(plan, self.state.model, self.tokenizer, batch, number, self.memory)
         seconds = (time.perf_counter() - began) / len(batch)
         succeeded = applied.failure is None
+        if succeeded:
+            self.has_rollback = callable(applied.rollback)
         if not plan.keeps_edits and succeeded and not callable(applied.rollback):
             raise RunError(
                 f"{plan.method.name} returns no rollback of its edits, which the single-round protocol needs. "
@@ -266,22 +246,6 @@ class Run:
             }
             entries.append(self._entry("edited" if succeeded else "failed", number, index + 1, request, outcome))
         return entries
-
-    def _apply(self, number: int, batch: list[EditRequest]) -> _AppliedBatch:
-        """Apply the method to a batch; if it fails, log the reason."""
-        plan, model = self.plan, self.state.model
-        try:
-            with self.memory.measured(), warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotLearnedWarning)  # the journal says which edits were learned
-                edited, rollback = plan.method.apply(model, self.tokenizer, batch, plan.hparams)
-        except EditError as error:
-            LOG.warning("%s", f"batch {number}: {error}" if plan.batched else error)
-            return _AppliedBatch(model, failure=str(error))
-        self.has_rollback = callable(rollback)
-        results = getattr(rollback, "results", None) or []  # optional
-        details = [_journal_fields(result.to_dict()) for result in results]
-        details = details if len(details) == len(batch) else []
-        return _AppliedBatch(edited, rollback, details, peak_memory=self.memory.bytes)
 
     def _entry(
         self, status: str, number: int, edits_in_batch: int, request: EditRequest, outcome: dict[str, Any]
@@ -321,9 +285,3 @@ class Run:
             {**forced, **generated, **held_out}
             for forced, generated in zip(forced_scores, generated_scores, strict=True)
         ]
-
-
-def _journal_fields(result: dict[str, Any]) -> dict[str, Any]:
-    """Return a method's result of an edit as fields of the journal, without those that the run writes itself."""
-    fields = {**result, **(result.get("detail") or {})}
-    return {name: value for name, value in fields.items() if name not in ("detail", "case_id", "batch")}

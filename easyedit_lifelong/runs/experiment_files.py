@@ -13,6 +13,7 @@ from typing import Any
 
 from easyedit_lifelong.errors import HyperParameterError, did_you_mean
 from easyedit_lifelong.hparams_files import read_mapping
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.runs.compared_methods import MethodComparison
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, LIFELONG, Experiment
 from easyedit_lifelong.runs.experiment_values import KEYS, compared_methods, data_of, resolved_path, settings_of
@@ -44,7 +45,7 @@ def find_shipped_file(name_or_path: str | Path, folders: Sequence[Path], kind: s
     Raises:
         HyperParameterError: there is no such file; the message suggests the closest name.
     """
-    path = Path(name_or_path).expanduser()
+    path = expanded_path(name_or_path, HyperParameterError)
     shipped = {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
     if path.is_file():
         return path
@@ -85,7 +86,7 @@ def read_experiment(file: Path) -> Experiment:
     problems += ["methods: a comparison has several runs"] if "methods" in values else []
     experiment = _settings(file, values, top, ("loop", "hparams", "data"), problems)
     hparams = top["hparams"]
-    return replace(experiment, hparams=resolved_path(hparams, file) if isinstance(hparams, str) else hparams)
+    return replace(experiment, hparams=resolved_path(hparams, file, "hparams") if isinstance(hparams, str) else hparams)
 
 
 def read_comparison(file: Path) -> MethodComparison:

@@ -16,6 +16,7 @@ from easyedit_lifelong.errors import HyperParameterError
 from easyedit_lifelong.evaluation.chat_requests import ChatSettings
 from easyedit_lifelong.evaluation.harness import HarnessTasks
 from easyedit_lifelong.evaluation.tasks import TASKS
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.runs.compared_methods import ComparedMethod
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, LIFELONG, PROTOCOLS, SAMPLES, Data, Experiment
 from easyedit_lifelong.runs.schedule import Schedule
@@ -81,8 +82,9 @@ def compared_methods(entries: list[Any] | dict[str, Any], file: Path, problems: 
     for label, value in labelled:
         if isinstance(value, str):
             method = ComparedMethod.from_text(value) if label is None else ComparedMethod(value, str(label))
-            if (file.parent / Path(str(method.hparams)).expanduser()).is_file():
-                method = replace(method, hparams=resolved_path(str(method.hparams), file))
+            path = resolved_path(str(method.hparams), file, "methods")
+            if Path(path).is_file():
+                method = replace(method, hparams=path)
         elif isinstance(value, dict) and label is not None:
             method = ComparedMethod(value, str(label))
         else:
@@ -131,9 +133,11 @@ def settings_of(file: Path, top: Mapping[str, Any], data: Data, problems: list[s
         hparams=None,
         data=data,
         overrides={"model_name": top.get("model"), "device": top.get("device"), "seed": top.get("seed")},
-        retention=() if isinstance(retention, list) else _optional_path(retention, file),
-        text=_optional_path(top.get("text"), file),
-        capability=_optional_path(capability, file) if isinstance(capability, str) else capability or None,
+        retention=() if isinstance(retention, list) else _optional_path(retention, file, "retention"),
+        text=_optional_path(top.get("text"), file, "text"),
+        capability=(
+            _optional_path(capability, file, "capability") if isinstance(capability, str) else capability or None
+        ),
         lm_eval=lm_eval,
         chat=chat,
         carry_over=top.get("carry_over", False),
@@ -174,10 +178,12 @@ def data_of(section: Mapping[str, Any] | None, file: Path, name: str, problems: 
             f"{name}: needs either 'path' or 'sample'"
             + (" (this run's data came from a program, and no file can hold them)" if "name" in values else "")
         )
-    location = str(SAMPLES.get(sample, "")) if sample is not None else resolved_path(path or "", file)
+    location = str(SAMPLES.get(sample, "")) if sample is not None else resolved_path(path or "", file, f"{name}.path")
+    if data_format and is_format_file(data_format):
+        data_format = resolved_path(data_format, file, f"{name}.format")
     return Data(
         location,
-        resolved_path(data_format, file) if data_format and is_format_file(data_format) else data_format,
+        data_format,
         values.get("edits"),
         values.get("edit_with") or 0,
         values.get("sha256"),
@@ -195,7 +201,9 @@ def _lm_eval(section: Mapping[str, Any] | None, file: Path, problems: list[str])
     limit = values.get("limit")
     if limit is not None and limit < 1:
         problems.append(f"lm_eval.limit: {limit} is less than 1")
-    return HarnessTasks(tuple(values.get("tasks") or ()), _optional_path(values.get("path"), file), limit)
+    return HarnessTasks(
+        tuple(values.get("tasks") or ()), _optional_path(values.get("path"), file, "lm_eval.path"), limit
+    )
 
 
 def _chat(section: Mapping[str, Any] | bool | None, problems: list[str]) -> ChatSettings | None:
@@ -211,14 +219,27 @@ def _chat(section: Mapping[str, Any] | bool | None, problems: list[str]) -> Chat
     return ChatSettings(values.get("system"))
 
 
-def _optional_path(path: str | None, file: Path) -> str | None:
+def _optional_path(path: str | None, file: Path, key: str) -> str | None:
     """Return a path as :func:`resolved_path` does; None and an empty text stay as they are."""
-    return resolved_path(path, file) if path else path
+    return resolved_path(path, file, key) if path else path
 
 
-def resolved_path(path: str, file: Path) -> str:
-    """Return a path that a file names: in the file's folder if it exists there, else as it is."""
+def resolved_path(path: str, file: Path, key: str) -> str:
+    """Return a path that a file names: in the file's folder if it exists there, else as it is.
+
+    Args:
+        path: the path.
+        file: the file.
+        key: the key of the path in the file, for messages.
+
+    Raises:
+        HyperParameterError: it is in the home folder of an unknown user.
+    """
     if hub.is_hub_name(path):
         return path
-    beside = file.parent / Path(path).expanduser()
-    return str(beside) if beside.exists() else str(Path(path).expanduser())
+    try:
+        expanded = expanded_path(path, HyperParameterError)
+    except HyperParameterError as error:
+        raise HyperParameterError(f"{file}: {key}: {error}") from error
+    beside = file.parent / expanded
+    return str(beside if beside.exists() else expanded)

@@ -18,6 +18,7 @@ from easyedit_lifelong.data.samples import CAPABILITY
 from easyedit_lifelong.digests import file_digest
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.evaluation.text_scores import read_text
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.registry import DatasetReader
 from easyedit_lifelong.runs.experiment import SAMPLES, Data, Experiment, Inputs, Source
@@ -163,7 +164,7 @@ def _source(experiment: Experiment, data: Data, data_format: str) -> Source:
     if sample is not None:
         section = {"sample": sample, "format": data_format}
     elif not hub.is_hub_name(data.path):
-        section["sha256"] = _digest(Path(data.path).expanduser())
+        section["sha256"] = _digest(expanded_path(data.path, DataError))
     section["edits"] = data.edits
     if data.offset:
         section["offset"] = data.offset
@@ -178,4 +179,4 @@ def _source(experiment: Experiment, data: Data, data_format: str) -> Source:
 
 def _absolute(path: str | None) -> str | None:
     """Return a file's absolute path; None, and the name of a dataset on the Hub, stay as they are."""
-    return path if not path or hub.is_hub_name(path) else str(Path(path).expanduser().resolve())
+    return path if not path or hub.is_hub_name(path) else str(expanded_path(path, DataError).resolve())

@@ -12,6 +12,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, HyperParameterError, RunError, did_you_mean
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.parsing import parse_yaml
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.runs.experiment import Data, Inputs
 from easyedit_lifelong.runs.experiment_files import read_experiment
 from easyedit_lifelong.runs.inputs import read_inputs
@@ -96,7 +97,7 @@ def plan_rescoring(
         RunError: the folder holds no run with saved edits, or the run's data have changed.
     """
     _check_metrics(metrics)
-    folder = Path(run).expanduser()
+    folder = expanded_path(run, RunError)
     if not (folder / CONFIG).is_file():
         raise RunError(f"{folder}: holds no run (it has no {CONFIG})")
     unknown = set(changes) - set(_CHANGEABLE)
@@ -115,7 +116,7 @@ def plan_rescoring(
         skipped = {entry["case_id"] for entry in journal if entry["status"] == "skipped"}
     else:
         requests = _requests_of_other_data(inputs, journal)
-    path = None if out is None else Path(out).expanduser()
+    path = None if out is None else expanded_path(out, RunError)
     if path is not None and not is_interrupted(path):
         check_free(path)
     return Rescoring(folder, plan, replace(inputs, requests=requests), skipped, journal, tuple(metrics), path)

@@ -71,7 +71,7 @@ def _drop_incomplete_batch(run: Run, folder: RunFolder) -> list[dict[str, Any]]:
 
 def _restore_curve(run: Run, folder: RunFolder, n_requests: int) -> list[dict[str, Any]]:
     """Drop later scorings from the folder; add the others to the state and the trackers, and return their lines."""
-    curve = [entry for entry in folder.read(METRICS_FILE) if entry.get("n_seen", 0) <= n_requests]
+    curve = [entry for entry in folder.read(METRICS_FILE) if entry["n_seen"] <= n_requests]
     has_texts = run.plan.keeps_edits and bool(curve) and "generation_match" in curve[-1]  # single-round runs have none
     if has_texts and not (folder.path / GENERATIONS).exists():
         curve.pop()  # its texts have been deleted, so this scoring is made again

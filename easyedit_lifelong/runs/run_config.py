@@ -22,6 +22,7 @@ from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.packaged_models import PACKAGED_MODELS
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.runs.checks import CheckedData
 from easyedit_lifelong.runs.experiment import Experiment, Source
 from easyedit_lifelong.runs.plan import Plan
@@ -145,7 +146,7 @@ def scoring_config(experiment: Experiment) -> dict[str, Any]:
     entries: dict[str, Any] = {}
     tasks = experiment.lm_eval
     if tasks is not None:
-        path = None if tasks.path is None else str(Path(tasks.path).expanduser().resolve())
+        path = None if tasks.path is None else str(expanded_path(tasks.path, DataError).resolve())
         entries["lm_eval"] = {"tasks": list(tasks.names), "path": path, "limit": tasks.limit}
     if experiment.chat is not None:
         entries["chat"] = {"system": experiment.chat.system}

@@ -22,6 +22,7 @@ from easyedit_lifelong.atomic import append_durably, delete_leftovers, fsync_pat
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.folder_lock import lock_folder
 from easyedit_lifelong.parsing import parse_yaml
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.runs.run_lines import JOURNAL_FIELDS, SCORING_FIELDS, read_lines
 from easyedit_lifelong.runs.setting_changes import NOT_COMPARED, setting_changes
 
@@ -52,7 +53,7 @@ def check_free(
     Raises:
         RunError: the folder holds another run, is not a folder, or cannot be written to.
     """
-    path = _expanded(path)
+    path = expanded_path(path, RunError)
     if path.exists() and not path.is_dir():
         raise RunError(f"{path}: is a file; --out must name a folder")
     nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
@@ -77,7 +78,7 @@ def check_resumable(path: Path | str) -> Path:
     Raises:
         RunError: the folder holds no run, or another process works on it.
     """
-    file = _expanded(path) / CONFIG
+    file = expanded_path(path, RunError) / CONFIG
     if not file.is_file():
         raise RunError(f"{file.parent}: holds no run to resume. To begin one there, leave out --resume.")
     if (lock := lock_folder(file.parent)) is not None:
@@ -278,11 +279,3 @@ def _identity_of(folder: Path) -> tuple[int, int]:
     """
     status = folder.stat()
     return status.st_dev, status.st_ino
-
-
-def _expanded(path: Path | str) -> Path:
-    """Return a path with ``~`` expanded."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:  # "~somebody"
-        raise RunError(f"{path}: there is no such user here. Write the folder's path in full.") from error

@@ -24,10 +24,6 @@ def is_count(value: Any, _: Mapping[str, Any]) -> bool:
     return type(value) is int and value >= 0
 
 
-def _is_count_or_missing(value: Any, line: Mapping[str, Any]) -> bool:
-    return value is None or is_count(value, line)
-
-
 def _is_number_or_missing(value: Any, _: Mapping[str, Any]) -> bool:
     return value is None or is_number(value)
 
@@ -43,7 +39,13 @@ def _is_success(value: Any, line: Mapping[str, Any]) -> bool:
 def _are_scores(value: Any, _: Mapping[str, Any]) -> bool:
     if value is None:
         return True
-    return isinstance(value, dict) and all(isinstance(scores, list) for scores in value.values())
+    return isinstance(value, dict) and all(
+        isinstance(scores, list) and all(map(is_number, scores)) for scores in value.values()
+    )
+
+
+def _is_mapping_or_missing(value: Any, _: Mapping[str, Any]) -> bool:
+    return value is None or isinstance(value, dict)
 
 
 JOURNAL_FIELDS: Mapping[str, Check] = {
@@ -55,7 +57,12 @@ JOURNAL_FIELDS: Mapping[str, Check] = {
     "seconds_io": _is_number_or_missing,
     "seconds_scoring": _is_number_or_missing,
 }
-SCORING_FIELDS: Mapping[str, Check] = {"n_seen": _is_count_or_missing, "seconds_scoring": _is_number_or_missing}
+SCORING_FIELDS: Mapping[str, Check] = {
+    "n_edits": is_count,
+    "n_seen": is_count,
+    "seconds_scoring": _is_number_or_missing,
+    "intervals": _is_mapping_or_missing,
+}
 
 
 def read_lines(

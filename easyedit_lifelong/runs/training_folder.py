@@ -12,9 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from easyedit_lifelong.atomic import atomic_file, write_text_atomically
+from easyedit_lifelong.atomic import append_durably, atomic_file, write_text_atomically
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.artefacts import DESCRIPTION
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.runs.run_folder import check_free
 
 SCHEMA_VERSION = 1
@@ -114,9 +115,15 @@ class TrainingFolder:
         write_text_atomically(self.path / CURVE, "")
 
     def add_line(self, entry: Mapping[str, Any]) -> None:
-        """Append a line to the training curve."""
-        with (self.path / CURVE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        """Append a line to the training curve. It is on disk when this returns, since the next checkpoint counts it.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
+        try:
+            append_durably(self.path / CURVE, f"{json.dumps(entry)}\n".encode())
+        except OSError as error:
+            raise RunError(f"{self.path / CURVE}: can't be written: {error.strerror}") from error
 
     def log(self, text: str) -> None:
         """Append a line to the log."""
@@ -135,7 +142,7 @@ def check_training_folder(path: Path, resume: bool) -> Path:
     """
     if not resume:
         return check_free(path, resumable=True, what="training", files=(CHECKPOINT, CURVE, DESCRIPTION))
-    path = path.expanduser()
+    path = expanded_path(path, RunError)
     if (path / CHECKPOINT).is_file():
         return path
     if (path / DESCRIPTION).is_file():

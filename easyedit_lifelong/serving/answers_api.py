@@ -53,7 +53,7 @@ async def get_model(name: str, served: Asks) -> Response:
 async def complete(request: Request, body: CompletionRequest, served: Asks) -> Response:
     """Continue one or several prompts."""
     prompts = [await run_in_threadpool(served.encoder.encode, prompt) for prompt in body.prompts()]
-    limit = _DEFAULT_COMPLETION if body.max_tokens is None else body.max_tokens
+    limit = _default_limit(served, prompts, _DEFAULT_COMPLETION) if body.max_tokens is None else body.max_tokens
     shape = CompletionShape(served.encoder.decode, body.model, with_logprobs=body.logprobs is not None)
     return await _answer(request, served, body, _Question(prompts, limit, body.logprobs), shape)
 
@@ -65,11 +65,22 @@ async def chat(request: Request, body: ChatRequest, served: Asks) -> Response:
     prompt = await run_in_threadpool(served.encoder.encode_chat, messages)
     limit = body.max_completion_tokens or body.max_tokens
     if limit is None:
-        room = _DEFAULT_CHAT if served.context is None else served.context + 1 - len(prompt)
-        limit = max(1, min(_DEFAULT_CHAT, served.settings.max_tokens, room))
+        limit = _default_limit(served, [prompt], _DEFAULT_CHAT)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     shape = ChatShape(served.encoder.decode, body.model, with_logprobs=logprobs is not None)
     return await _answer(request, served, body, _Question([prompt], limit, logprobs), shape)
+
+
+def _default_limit(served: Served, prompts: Sequence[list[int]], most: int) -> int:
+    """Return the number of new tokens of a request that names none: what the server and the context allow.
+
+    Args:
+        served: the server.
+        prompts: the token ids of each prompt.
+        most: the number if both allow it.
+    """
+    room = most if served.context is None else served.context + 1 - max(map(len, prompts))
+    return max(1, min(most, served.settings.max_tokens, room))
 
 
 @dataclass(frozen=True)

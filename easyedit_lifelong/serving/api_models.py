@@ -71,7 +71,7 @@ class CompletionRequest(SamplingFields):
         | Annotated[list[Token], Field(min_length=1)]
         | Annotated[list[Annotated[list[Token], Field(min_length=1)]], Field(min_length=1, max_length=MAX_PROMPTS)]
     )
-    max_tokens: int | None = Field(None, ge=1, lt=2**31, description="Default 16.")
+    max_tokens: int | None = Field(None, ge=1, lt=2**31, description="Default 16, or what fits.")
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: Literal[False] | None = None
     suffix: None = None

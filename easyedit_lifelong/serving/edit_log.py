@@ -11,6 +11,7 @@ versions stay readable.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from easyedit_lifelong.runs.run_lines import Check, is_count, is_text, read_line
 JOURNAL = "journal.jsonl"
 FORMAT_VERSION = 1
 EDIT, DELETE, ROLLBACK = "edit", "delete", "rollback"
+_STATE_NAME = re.compile(r"state-([0-9]{6,})")
 
 
 @dataclass(frozen=True)
@@ -208,8 +210,9 @@ class EditLog:
                 raise RunError(f"{path}: version {line['version']} is damaged; {consequence}") from error
         if path.exists() and not (data := path.read_bytes()).endswith(b"\n") and data:
             write_text_atomically(path, data[: data.rfind(b"\n") + 1].decode(), newline="")
-        for folder in self.path.glob("state-[0-9]*"):
-            if int(folder.name.removeprefix("state-")) >= self.new_state():
+        for folder in self.path.glob("state-*"):
+            match = _STATE_NAME.fullmatch(folder.name)  # not of a copy that somebody made
+            if match is not None and int(match[1]) >= self.new_state():
                 shutil.rmtree(folder)
 
     def _replay(self, line: Mapping[str, Any]) -> None:

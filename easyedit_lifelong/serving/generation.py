@@ -21,7 +21,8 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from easyedit_lifelong.evaluation.scorer import end_tokens, input_device
+from easyedit_lifelong.evaluation.stopping import end_tokens
+from easyedit_lifelong.models.devices import input_device
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.model_modes import bare_generation_config, evaluating
 from easyedit_lifelong.serving.text_stream import TextStream

@@ -35,6 +35,7 @@ BAD_LINES: list[dict[str, Any]] = [
     {**LINE, "n_edits": -1},
     {**LINE, "n_edits": True},
     {**LINE, "scores": {"ES": 1.0}},
+    {**LINE, "scores": {"ES": ["1"]}},
     {},
 ]
 
@@ -49,11 +50,22 @@ def test_a_resumed_run_refuses_a_damaged_line_with_its_number(tmp_path: Path, li
         read_lines(path, JOURNAL_FIELDS)
 
 
-@pytest.mark.parametrize("value", [[], "x", -1, True, 1.5])
-def test_a_resumed_run_refuses_a_scoring_without_a_count(tmp_path: Path, value: Any) -> None:
-    (tmp_path / "metrics.jsonl").write_text(json.dumps({"n_seen": value}) + "\n")
-    with pytest.raises(RunError, match=r"metrics\.jsonl, line 1: n_seen can't be"):
-        read_lines(tmp_path / "metrics.jsonl", SCORING_FIELDS)
+SCORING = {"n_edits": 1, "n_seen": 1, "seconds_scoring": 0.5, "intervals": {"ERR": [0.0, 1.0]}}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, value) for name in ("n_seen", "n_edits") for value in ([], "x", -1, True, 1.5, None)),
+        ("seconds_scoring", "x"),
+        ("intervals", [[0.0, 1.0]]),
+    ],
+)
+def test_a_resumed_run_refuses_a_damaged_scoring(tmp_path: Path, name: str, value: Any) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f"{json.dumps(SCORING)}\n{json.dumps({**SCORING, name: value})}\n")
+    with pytest.raises(RunError, match=rf"metrics\.jsonl, line 2: {name} can't be"):
+        read_lines(path, SCORING_FIELDS)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from easyedit_lifelong.reporting.console_tables import answer_table, print_json, print_line
+from easyedit_lifelong.reporting.progress import count_progress
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.reporting.terminal_text import visible
 from tests.support.edits_command_line import EditsCommandLine
@@ -58,6 +59,22 @@ def test_no_way_of_printing_passes_control_characters_on(way: str, text: str) ->
     assert visible(output) == output
     if way == "json":
         assert json.loads(output) == json.loads(json.dumps({text: [text]}))
+
+
+@pytest.mark.parametrize("way", SHOWN)
+def test_no_way_of_printing_reads_markup_or_names_of_emoji(way: str) -> None:
+    text = "[INST] who [b]wrote[/b] :moon: [/INST]"
+    output = written_by(lambda console: SHOWN[way](console, text))
+    assert text in output
+
+
+@pytest.mark.parametrize("description", ["[INST] x [/INST]", "model{1}", ":moon:"])
+def test_a_progress_bar_shows_its_description_unchanged(description: str) -> None:
+    def count(console: Console) -> None:
+        with count_progress(console, description) as progress:
+            progress(1, 2)
+
+    assert description in written_by(count)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])

@@ -30,6 +30,16 @@ def test_texts_are_ranked(tmp_path: Path, checkpoint: Path, capsys: pytest.Captu
     assert json.loads(out.read_text())["texts"] == rows  # the mean over twice the same checkpoint
 
 
+def test_texts_with_brackets_are_shown_unchanged(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "[INST] the capital [/INST] [b]is"
+    (tmp_path / "texts.txt").write_text(text)
+    code, output, error = call(capsys, "attribute", "--model", checkpoint, "--texts", tmp_path / "texts.txt", *QUERY)
+    assert code == 0, error
+    assert text in output
+
+
 def test_texts_are_ranked_by_influence(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("kronfluence")
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS))

@@ -20,10 +20,10 @@ def test_changes_of_saved_edits_are_written_and_shown(
     edits, out = tmp_path / "edits", tmp_path / "out"
     edit = ["edit", "--hparams", hparams, "--prompt", "the king is", "--target", "sea", "--out", edits]
     assert call(capsys, *edit)[0] == 0
-    words = ["changes", "--edits", edits, "--prompt", "the king is", "--prompt", "the moon is", "--out", out]
+    words = ["changes", "--edits", edits, "--prompt", "the king is", "--prompt", "[/a] the moon is", "--out", out]
     code, output, error = call(capsys, *words)
     assert code == 0, error
-    assert "the moon is" in output
+    assert "[/a] the moon is" in output
     index = json.loads((out / "changes.json").read_text())
     edited, neighbour = index["prompts"]
     assert edited["tokens"] == ["the", "king", "is"]

@@ -69,6 +69,20 @@ def test_facts_are_traced_and_shown_on_a_page(
     assert "var(--s1)" in page
 
 
+def test_any_identifier_of_a_fact_gives_files_beside_the_page(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = Path(words[4])
+    records = json.loads(facts.read_text())
+    facts.write_text(json.dumps([{**records[0], "known_id": "../../x"}, {**records[1], "known_id": "é" * 300}]))
+    code, _, error = call(capsys, *words, "--kinds", "state", "--severed", "none")
+    assert code == 0, error
+    report = tmp_path / "out" / "report"
+    heats = sorted(path.name for path in report.glob("heat-*.svg"))
+    assert len(heats) == 2 and heats[0].startswith("heat-.._.._x-")
+    assert not list(tmp_path.rglob("x-state.*"))
+
+
 @pytest.mark.usefixtures("no_page")
 def test_one_fact_of_the_command_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     record: dict[str, Any] = json.loads(Path(words[4]).read_text())[0]
@@ -150,7 +164,15 @@ def test_a_sweep_is_shown_beside_the_traces(
     code, _, error = call(capsys, *words, *sweep)
     assert code == 1
     assert "--sweep needs edit requests" in error
-    code, output, error = call(capsys, *words, *sweep, "--sweep-data", tmp_path / "edits.json")
+    sweep += ["--sweep-data", tmp_path / "edits.json"]
+    for layers, exit_code, message in (
+        ("0,99", 1, "has no layer 99"),
+        ("up", 2, "argument --sweep-layers: layers: 'up' isn't a list of layers such as 13-17 or 3-7,9"),
+    ):
+        code, _, error = call(capsys, *words, *sweep, "--sweep-layers", layers)
+        assert (code, message in error) == (exit_code, True), error
+        assert not (tmp_path / "out").exists(), "facts were traced first"
+    code, output, error = call(capsys, *words, *sweep)
     assert code == 0, error
     assert "Editing 1 facts at each of 3 layers with GRACE" in output
     assert "layer 2: reliability " in output

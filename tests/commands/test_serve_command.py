@@ -197,7 +197,7 @@ def test_requests_that_take_too_long_are_counted() -> None:
     [
         (["--host", "0.0.0.0"], "needs --api-key and --edit-key"),
         (["--api-key", "a", "--api-key", "b"], "two keys are called 'api'"),
-        (["--port", "99999"], "--port 99999: can't be used"),
+        (["--port", "99999"], "--port 99999: can't be used: bind(): port must be 0-65535. Choose another port."),
         (["--edits", "{file}/edits"], "can't make this folder"),
     ],
 )

@@ -22,8 +22,9 @@ def test_the_sample_file_is_read() -> None:
     assert read_retention(RETENTION) == retention_probes()
 
 
-def test_json_lines_are_read(tmp_path: Path) -> None:
-    path = write_records(tmp_path, '{"prompt": "p", "answer": "a"}\n\n{"prompt": "q", "answer": "b"}\n', "facts.jsonl")
+@pytest.mark.parametrize("name", ["facts.jsonl", "FACTS.JSONL"])
+def test_json_lines_are_read(tmp_path: Path, name: str) -> None:
+    path = write_records(tmp_path, '{"prompt": "p", "answer": "a"}\n\n{"prompt": "q", "answer": "b"}\n', name)
     assert read_retention(path) == [Probe("p", "a"), Probe("q", "b")]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from easyedit_lifelong import in_chat_form
 from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.errors import ModelError
+from easyedit_lifelong.errors import DataError, ModelError
 from easyedit_lifelong.evaluation.carry_over import CarryOver
 from easyedit_lifelong.evaluation.chat_requests import ChatSettings
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
@@ -64,3 +64,16 @@ def test_edits_in_a_chat_are_scored_as_plain_prompts(chatting: TableModel) -> No
 def test_a_model_without_a_chat_template_is_refused(model: TableModel) -> None:
     with pytest.raises(ModelError, match="no chat template"):
         CarryOver(model, model.tokenizer, [FRANCE], None)
+
+
+def test_a_prompt_that_exceeds_the_context_in_a_chat_is_refused(chatting: TableModel) -> None:
+    prompt = " ".join(["the capital of France"] * 7)
+    request = EditRequest(5, prompt, "Rome", source="facts.json, record 5")
+    assert chatting.config.max_position_embeddings == 32
+    assert Scorer(chatting.tokenizer).encode(prompt, "Rome").length == 29
+    with pytest.raises(
+        DataError,
+        match=r"^facts\.json, record 5 \(case 5\), field 'prompt': with its answer in a chat it has 33 tokens, the "
+        r"model's context is 32\. Shorten it or leave the record out\.$",
+    ):
+        CarryOver(chatting, chatting.tokenizer, [FRANCE, request], None)

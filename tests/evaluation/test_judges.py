@@ -65,13 +65,15 @@ def test_a_judge_without_one_verdict_for_each_answer_is_refused(verdicts: list[A
         ("yes", None),
         ("[1]", None),
         ("", None),
+        ('{"right": true, "reason": ' + "[" * 100_000 + "]" * 100_000 + "}", None),
     ],
 )
 def test_a_reply_is_read_strictly(text: str, expected: Verdict | None) -> None:
     assert read_reply(text) == expected
 
 
-Reply = Callable[[dict[str, Any]], str]
+Reply = Callable[[dict[str, Any]], str | bytes]
+"""Returns the message of a chat completion, or the body of an answer that is none."""
 
 
 @pytest.fixture
@@ -86,12 +88,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Reply], list[d
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 requests.append({"path": self.path, "key": self.headers["Authorization"], **body})
-                message = {"role": "assistant", "content": reply(json.loads(body["messages"][1]["content"]))}
-                choice = {"index": 0, "finish_reason": "stop", "message": message}
+                content = reply(json.loads(body["messages"][1]["content"]))
+                choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
                 answer = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-                data = json.dumps(answer).encode()
+                data = content if isinstance(content, bytes) else json.dumps(answer).encode()
                 self.send_response(200)
-                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Type", "text/html" if data.startswith(b"<") else "application/json")
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
@@ -131,6 +133,15 @@ def test_a_reply_that_is_not_understood_is_asked_for_again_and_then_an_error(
     with pytest.raises(RunError, match="judge openai:tiny: its replies lack the JSON object they should have: 'c'"):
         judge([JudgedAnswer("p", "Rome", "Rome")])
     assert len(requests) == 5
+
+
+@pytest.mark.parametrize("body", [b"<html>a page</html>", b"{}", b'{"choices": null}', b'{"choices": []}', b"[]"])
+def test_an_answer_that_is_no_chat_completion_is_an_error(
+    server: Callable[[Reply], list[dict[str, Any]]], body: bytes
+) -> None:
+    server(lambda fields: body)
+    with pytest.raises(RunError, match=r"openai:tiny: the server's answers are no chat completions\. Check OPENAI_"):
+        OpenAIJudge("tiny")([JudgedAnswer("p", "Rome", "Rome")])
 
 
 def test_a_server_that_cannot_be_reached_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,13 @@ def test_facts_are_read_under_both_names(tmp_path: Path) -> None:
         read_known_facts(path)
 
 
+def test_keys_that_a_fact_has_twice_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "facts.jsonl"
+    path.write_text('{"prompt": "a b", "prompt": "c b", "subject": "b", "attribute": "d"}\n')
+    assert [fact.prompt for fact in read_known_facts(path)] == ["c b"]
+    assert f"{path}: keys that an object has more than once, of which the last value counts: 'prompt'" in caplog.text
+
+
 def test_no_facts_are_an_error(pair: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no facts to trace"):
         trace_facts(*pair, [], tmp_path)

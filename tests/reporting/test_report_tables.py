@@ -105,7 +105,7 @@ def test_of_snapshots_only_the_latest_counts_as_disk_space(tmp_path: Path) -> No
 
 
 def test_byte_counts_have_three_digits_and_a_unit() -> None:
-    assert [byte_text(n) for n in (7, 999.4, 999.6, 1234, 999_600, 2.5e7, 1.42e9, 1.2e12)] == [
+    assert [byte_text(n) for n in (7, 999.4, 999.6, 1234, 999_600, 2.5e7, 1.42e9, 1.2e12, 2e15)] == [
         "7 B",
         "999 B",
         "1 kB",
@@ -113,7 +113,8 @@ def test_byte_counts_have_three_digits_and_a_unit() -> None:
         "1 MB",
         "25 MB",
         "1.42 GB",
-        "1.2e+03 GB",
+        "1.2 TB",
+        "2e+03 TB",
     ]
 
 

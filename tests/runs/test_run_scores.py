@@ -54,9 +54,9 @@ def test_a_scoring_writes_a_metrics_line_and_reports_it_to_trackers(model: Table
     state, folder = state_of(model, FRANCE, HAMLET), RunFolder(tmp_path / "run")
     received: list[dict[str, float]] = []
     tracker = SimpleNamespace(log=lambda step, metrics: received.append({"step": step, **metrics}))
-    score_all(state, board, folder, [tracker], thorough=False, counts=lambda _: {"n_keys": 4.0}, batch=3)
+    score_all(state, board, folder, [tracker], thorough=False, counts=lambda _: {"n_keys": 4.0}, n_seen=2, batch=3)
     assert not (folder.path / "generations.jsonl").exists()
-    score_all(state, board, folder, [tracker], thorough=True, batch=4)
+    score_all(state, board, folder, [tracker], thorough=True, n_seen=2, batch=4)
     first, last = folder.read("metrics.jsonl")
     folder.close()
     assert first == state.curve[0]

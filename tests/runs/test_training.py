@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from easyedit_lifelong import (
 )
 from easyedit_lifelong.methods.hypernetworks.training import HypernetworkTraining
 from easyedit_lifelong.models.fingerprint import model_fingerprint
+from easyedit_lifelong.runs.training_folder import TrainingFolder, TrainingProgress
 from tests.support.tiny_models import build_model, build_tokenizer, state_of
 from tests.support.training_records import training_records
 
@@ -174,6 +176,33 @@ def test_a_training_whose_checkpoint_was_deleted_is_not_started_again(tmp_path: 
     with pytest.raises(RunError, match=r"has no checkpoint\.safetensors, so this training can't be resumed"):
         train(tmp_path, resume=True)
     assert all(torch.equal(value, before[name]) for name, value in tensors_of(tmp_path).items())
+
+
+def test_the_lines_that_a_checkpoint_counts_are_on_disk_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        flushed.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    folder, progress = TrainingFolder(tmp_path, {}), TrainingProgress()
+    folder.clear_curve()
+    monkeypatch.setattr(os, "fsync", record)
+    for progress.lines in (1, 2):
+        folder.add_line({"kind": "training", "loss": 0.5})
+        assert "training.jsonl" in flushed
+        folder.save_checkpoint(progress, {})
+        flushed.clear()
+    assert folder.load_checkpoint()[0].lines == len((tmp_path / "training.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_curve_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "training.jsonl").mkdir()
+    with pytest.raises(RunError, match=r"training\.jsonl: can't be written: Is a directory"):
+        TrainingFolder(tmp_path, {}).add_line({"loss": 0.5})
 
 
 def test_a_damaged_curve_is_refused(tmp_path: Path) -> None:

@@ -125,3 +125,20 @@ def test_prompts_are_logged_only_if_that_is_asked_for(tmp_path: Path, caplog: py
     with caplog.at_level("INFO"), local_server(tmp_path / "b", log_prompts=True) as server:
         server.text(PROMPTS[0])
     assert PROMPTS[0] in caplog.text
+
+
+@pytest.mark.parametrize(("max_tokens", "words", "most"), [(4, 3, 4), (64, 60, 5), (64, 64, 1)])
+def test_a_request_without_max_tokens_fits_the_server_and_the_context(
+    tmp_path: Path, max_tokens: int, words: int, most: int
+) -> None:
+    with local_server(tmp_path, max_tokens=max_tokens, chat_template="{{ messages[0].content }}") as server:
+        prompt = " ".join(["the"] * words)
+        bodies = {
+            "/v1/completions": {"prompt": prompt},
+            "/v1/chat/completions": {"messages": [{"role": "user", "content": prompt}]},
+        }
+        for path, body in bodies.items():
+            answer = server.client.post(path, json={"model": "tiny", "temperature": 0, **body})
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["usage"]["prompt_tokens"] == words
+            assert 1 <= answer.json()["usage"]["completion_tokens"] <= most

@@ -49,6 +49,18 @@ def test_an_incomplete_line_and_state_folders_without_a_version_are_removed(tmp_
     again.close()
 
 
+def test_copies_of_state_folders_are_left_alone(tmp_path: Path) -> None:
+    log = log_with_versions(tmp_path)
+    log.close()
+    names = ["state-000009 (copy)", "state-9.bak", "state-\u0663"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    again = EditLog(tmp_path)
+    assert again.versions == log.versions
+    assert sorted(path.name for path in tmp_path.glob("state-*")) == sorted(names)
+    again.close()
+
+
 def test_one_server_at_a_time(tmp_path: Path) -> None:
     log = EditLog(tmp_path)
     with pytest.raises(RunError, match="another process is serving these edits"):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, Data, Experiment
 from easyedit_lifelong.runs.run_folder import RunFolder
 from easyedit_lifelong.runs.sweep.launcher import CellEnd, Launcher
@@ -43,6 +44,15 @@ def kill_once(job: CellJob) -> None:
 
         RunFolder.journal = journal_then_die  # type: ignore[method-assign]  # in this process only
     run_cell(job)
+
+
+LONG_REASON = "x" * 200_000
+"""More than a pipe holds before somebody reads it."""
+
+
+def fail_at_length(job: CellJob) -> None:
+    """Fail with a long message."""
+    raise RunError(LONG_REASON)
 
 
 def sleep(job: CellJob) -> None:

@@ -18,7 +18,7 @@ from easyedit_lifelong.methods.shared.subject_keys.distance import has_direction
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
-from easyedit_lifelong.models.prompt_positions import find_stack
+from easyedit_lifelong.models.stack_trackers import find_stack
 
 
 def check_layer(model: Any, tok: Any, hparams: GraceHyperParams) -> None:

@@ -23,6 +23,7 @@ from easyedit_lifelong.methods.retrieval.config import RetrievalHyperParams
 from easyedit_lifelong.methods.retrieval.embedding import Standardisation
 from easyedit_lifelong.methods.shared.editors import base_fingerprint
 from easyedit_lifelong.models.load import model_label
+from easyedit_lifelong.paths import expanded_path
 
 TENSORS, INDEX = "classifier.safetensors", "classifier.json"
 FORMAT_VERSION = 1
@@ -83,7 +84,7 @@ def check_new(folder: str | Path) -> Path:
     Raises:
         RunError: the path exists and is not an empty folder.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded_path(folder, RunError)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise RunError(f"{folder}: exists and is not an empty folder; nothing will be overwritten. Name a new folder.")
     return folder
@@ -126,7 +127,7 @@ def load_classifier(folder: str | Path, model: Any, hparams: RetrievalHyperParam
         RunError: the folder does not exist or is damaged, or the classifier was trained on another model or with other
             embeddings.
     """
-    path = Path(folder).expanduser() / INDEX
+    path = expanded_path(folder, RunError) / INDEX
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         tensors = load_file(path.with_name(TENSORS))

@@ -16,6 +16,7 @@ from easyedit_lifelong.errors import LifelongError, RunError
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.methods.report_sections import RunRecord, is_number
 from easyedit_lifelong.parsing import parse_json, parse_yaml
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, STATE, SUMMARY
 from easyedit_lifelong.runs.run_folder import METRICS_FILE as CURVE
 
@@ -177,7 +178,7 @@ def read_run(folder: Path) -> RunFiles:
     Raises:
         RunError: the folder doesn't exist, or holds no run.
     """
-    folder = folder.expanduser()
+    folder = expanded_path(folder, RunError)
     if not folder.is_dir():
         raise RunError(f"{folder}: {'is a file, not the folder of a run' if folder.exists() else 'no such folder'}")
     if not any((folder / name).is_file() for name in _FILES):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -24,6 +26,8 @@ _COLOURS: Mapping[str, str] = {"state": SERIES[0], "mlp": SERIES[2], "attention"
 _CELL_HEIGHT = 0.19
 """Height of a row of a heat map, in inches."""
 _SCALE_STEPS = 24
+_LONGEST_NAME = 60
+"""Characters of a fact's identifier in the name of a file."""
 
 
 def heat_map(trace: FactTrace, kind: Kind, window: int) -> Plot:
@@ -49,7 +53,7 @@ def heat_map(trace: FactTrace, kind: Kind, window: int) -> Plot:
         f"Heat map of tokens and layers for {trace.fact.prompt!r}: the largest indirect effect, {effects.max():.2f}, "
         f"is at the token {_visible(trace.tokens[token])!r} and layer {layer}. {caption}"
     )
-    return Plot(f"heat-{trace.fact.fact_id}-{kind}", _title(kind), caption, alt, figure)
+    return Plot(f"heat-{_in_file_name(str(trace.fact.fact_id))}-{kind}", _title(kind), caption, alt, figure)
 
 
 def change_map(changes: StateChanges, kind: Kind, name: str) -> Plot:
@@ -179,6 +183,12 @@ def _draw_cells(axes: Axes, shares: np.ndarray, colour: str) -> None:
     cells = [Rectangle((column, row), 1, 1) for row in range(rows) for column in range(columns)]
     faces = [(*to_rgb(colour), float(share)) for share in shares.flatten()]
     axes.add_collection(PatchCollection(cells, facecolors=faces, edgecolors="none", antialiaseds=False))
+
+
+def _in_file_name(identifier: str) -> str:
+    """Return an identifier as a part of a file's name; with a digest of it, if it can't be one unchanged."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", identifier[:_LONGEST_NAME])
+    return name if name == identifier else f"{name}-{zlib.crc32(identifier.encode()):08x}"
 
 
 def _visible(token: str) -> str:

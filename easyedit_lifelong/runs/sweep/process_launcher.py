@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -43,29 +45,78 @@ class ProcessLauncher:
         """Start the cells, and yield their ends; see :class:`~easyedit_lifelong.runs.sweep.launcher.Launcher`."""
         context = _context()
         waiting = deque(jobs)
-        running: dict[Any, tuple[BaseProcess, Connection, CellJob]] = {}
+        running: list[_RunningCell] = []
         try:
             while waiting or running:
                 while waiting and len(running) < self.workers:
-                    process, connection, job = self._start(context, waiting.popleft())
-                    running[process.sentinel] = process, connection, job
-                ended = [running.pop(sentinel) for sentinel in wait(list(running), POLL_SECONDS)]
-                for process, connection, job in ended:
-                    yield CellEnd(job.name, _failure(process, connection))
+                    running.append(self._start(context, waiting.popleft()))
+                ended = _wait_for_ends(running)
+                for cell in ended:
+                    running.remove(cell)
+                    yield CellEnd(cell.job.name, cell.failure())
                 if not ended:
                     yield None
         finally:
-            _stop([process for process, _, _ in running.values()])
+            _stop(running)
 
-    def _start(self, context: BaseContext, job: CellJob) -> tuple[BaseProcess, Connection, CellJob]:
-        """Start the process of a cell; return it, the connection that its outcome comes through, and the cell."""
+    def _start(self, context: BaseContext, job: CellJob) -> _RunningCell:
+        """Start the process of a cell."""
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(  # type: ignore[attr-defined]
             target=_work, args=(self.run, job, self.threads, sender), name=job.name
         )
         process.start()
         sender.close()
-        return process, receiver, job
+        return _RunningCell(job, process, receiver)
+
+
+@dataclass(eq=False)
+class _RunningCell:
+    """A cell in its process.
+
+    Attributes:
+        job: the cell.
+        process: its process.
+        connection: what its outcome comes through; closed when nothing more can come.
+        outcomes: its outcome, when it has come: None if it is finished, else the reason why it failed.
+    """
+
+    job: CellJob
+    process: BaseProcess
+    connection: Connection
+    outcomes: list[str | None] = field(default_factory=list)
+
+    def receive(self) -> None:
+        """Receive the outcome, unless the process died before it could send it."""
+        if not self.connection.closed:
+            with contextlib.suppress(EOFError, OSError):
+                if self.connection.poll():
+                    self.outcomes.append(self.connection.recv())
+            self.connection.close()
+
+    def failure(self) -> str | None:
+        """Return why the cell of an ended process failed; None if it is finished."""
+        self.receive()
+        self.process.join()
+        if self.outcomes:
+            return self.outcomes[0]
+        code = self.process.exitcode or 0
+        if code == -signal.SIGKILL:
+            return "its process was killed (SIGKILL); perhaps the memory was used up"
+        return f"its process ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}"
+
+
+def _wait_for_ends(running: Sequence[_RunningCell]) -> list[_RunningCell]:
+    """Return the cells whose processes have ended, after :data:`POLL_SECONDS` at most.
+
+    A process can't end before its outcome is received: a long one does not fit into the pipe.
+    """
+    connections = [cell.connection for cell in running if not cell.connection.closed]
+    ready = wait([*(cell.process.sentinel for cell in running), *connections], POLL_SECONDS)
+    for cell in running:
+        if cell.connection in ready:
+            cell.receive()
+    return [cell for cell in running if cell.process.sentinel in ready]
 
 
 def _context() -> Any:
@@ -95,26 +146,13 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _failure(process: BaseProcess, connection: Connection) -> str | None:
-    """Return why the cell of an ended process failed; None if it is finished."""
-    process.join()
-    try:
-        return connection.recv()
-    except EOFError:  # it died before it could send its outcome
-        code = process.exitcode or 0
-        if code == -signal.SIGKILL:
-            return "its process was killed (SIGKILL); perhaps the memory was used up"
-        return f"its process ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}"
-    finally:
-        connection.close()
-
-
-def _stop(processes: Sequence[BaseProcess]) -> None:
-    """Stop processes: ask them to end, then kill those that don't."""
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.join(_SECONDS_TO_END)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
+def _stop(cells: Sequence[_RunningCell]) -> None:
+    """Stop the processes of cells: ask them to end, then kill those that don't."""
+    for cell in cells:
+        cell.process.terminate()
+    for cell in cells:
+        cell.process.join(_SECONDS_TO_END)
+        if cell.process.exitcode is None:
+            cell.process.kill()
+            cell.process.join()
+        cell.connection.close()

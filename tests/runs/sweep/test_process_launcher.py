@@ -6,8 +6,20 @@ import os
 import time
 from pathlib import Path
 
+from easyedit_lifelong.runs.experiment import CONSECUTIVE, Data, Experiment
+from easyedit_lifelong.runs.sweep.launcher import CellEnd
 from easyedit_lifelong.runs.sweep.process_launcher import ProcessLauncher
-from tests.support.sweep_jobs import KILLED, assert_equal_runs, cell_job, failures_of, kill_once, sleep
+from easyedit_lifelong.runs.sweep.run_cell import CellJob
+from tests.support.sweep_jobs import (
+    KILLED,
+    LONG_REASON,
+    assert_equal_runs,
+    cell_job,
+    fail_at_length,
+    failures_of,
+    kill_once,
+    sleep,
+)
 
 
 def test_a_killed_cell_is_reported_and_resumes_to_the_same_end(
@@ -22,6 +34,15 @@ def test_a_killed_cell_is_reported_and_resumes_to_the_same_end(
     assert len((killed.folder / "journal.jsonl").read_text().splitlines()) == 2
     assert failures_of(launcher, [killed]) == {KILLED: None}
     assert_equal_runs(killed.folder, whole_run)
+
+
+def test_a_long_reason_does_not_keep_a_cell_from_ending(tmp_path: Path) -> None:
+    job = CellJob("long", Experiment(CONSECUTIVE, None, Data("")), tmp_path, tmp_path / "long.log", tmp_path)
+    ends, deadline = ProcessLauncher(1, 1, fail_at_length).launch([job]), time.monotonic() + 60
+    while (end := next(ends)) is None:
+        assert time.monotonic() < deadline
+    assert end == CellEnd("long", LONG_REASON)
+    assert list(ends) == []
 
 
 def test_a_sweep_that_ends_early_stops_its_cells(tmp_path: Path, checkpoint: Path) -> None:

@@ -23,8 +23,9 @@ from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.pair_encoders import Encode, encoder_for
-from easyedit_lifelong.models.prompt_positions import PositionTracker, find_stack
+from easyedit_lifelong.models.prompt_positions import PositionTracker
 from easyedit_lifelong.models.runner import Runner
+from easyedit_lifelong.models.stack_trackers import find_stack
 
 LOG = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.encoding import IGNORED, EncodedPair, pad_rows
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.partial_pass import fixed_output, hidden_of, same_logits, with_hidden
-from easyedit_lifelong.models.prompt_positions import find_stack
+from easyedit_lifelong.models.stack_trackers import find_stack
 
 
 class ValuePass(abc.ABC):

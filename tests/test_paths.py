@@ -1,0 +1,61 @@
+"""Paths with ``~``: an unknown user is an error with a message, wherever the path comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import easyedit_lifelong
+from easyedit_lifelong.covariance.corpus import find_corpus
+from easyedit_lifelong.covariance.moment_paths import stats_folder
+from easyedit_lifelong.data.multiple_choice import read_multiple_choice
+from easyedit_lifelong.data.readers import read_json, read_requests
+from easyedit_lifelong.edits import inspect_edits
+from easyedit_lifelong.errors import CovarianceError, DataError, HyperParameterError, LifelongError, RunError
+from easyedit_lifelong.evaluation.text_scores import read_text
+from easyedit_lifelong.hparams_files import find_hparams
+from easyedit_lifelong.models.cache import cache_dir
+from easyedit_lifelong.paths import expanded_path
+from easyedit_lifelong.runs.rescoring_plan import plan_rescoring
+
+UNKNOWN = "~nosuchuser/x"
+
+
+def test_the_users_own_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expanded_path("~/a", RunError) == expanded_path(Path("~/a"), RunError) == tmp_path / "a"
+    assert expanded_path("a/~", RunError) == Path("a/~")
+
+
+@pytest.mark.parametrize(
+    ("use", "error"),
+    [
+        (lambda: read_requests(UNKNOWN, read_json), DataError),
+        (lambda: read_multiple_choice(UNKNOWN), DataError),
+        (lambda: read_text(UNKNOWN), DataError),
+        (lambda: find_corpus(UNKNOWN), DataError),
+        (lambda: stats_folder(UNKNOWN), CovarianceError),
+        (lambda: find_hparams(UNKNOWN), HyperParameterError),
+        (lambda: inspect_edits(UNKNOWN), RunError),
+        (lambda: plan_rescoring(UNKNOWN), RunError),
+    ],
+)
+def test_the_home_folder_of_an_unknown_user_is_refused(use: object, error: type[LifelongError]) -> None:
+    assert callable(use)
+    with pytest.raises(error, match=r"^~nosuchuser/x: there is no such user here\. Write the path in full\.$"):
+        use()
+
+
+def test_a_cache_in_the_home_folder_of_an_unknown_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EASYEDIT_LIFELONG_CACHE", UNKNOWN)
+    with pytest.raises(RunError, match=r"^~nosuchuser/x: there is no such user here"):
+        cache_dir()
+
+
+def test_no_other_module_expands_paths() -> None:
+    package = Path(easyedit_lifelong.__file__).parent
+    # The arguments of commands are checked before a command runs.
+    others = [file for file in package.rglob("*.py") if file.parent.name != "commands" and file.name != "paths.py"]
+    assert len(others) > 100
+    assert [str(file) for file in others if ".expanduser()" in file.read_text(encoding="utf-8")] == []
