@@ -78,7 +78,7 @@ _EXPLANATION = (
 )
 """What the words of :func:`.explain` mean for GRACE by subject."""
 
-_BATCH_SIZE = 8
+_BATCH_SIZE = 10
 _HELD_OUT_STEP = 3
 """The comparison asks every third of the sample facts that are never edited, 20 of 60."""
 _NEW_TOKENS = 8
@@ -90,7 +90,7 @@ EXAMPLE = f"{_COMMAND} demo"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the number of edits, the folder for the results, and the long form."""
-    parser.add_argument("--edits", type=positive_int, default=16, help="facts of the comparison (default 16)")
+    parser.add_argument("--edits", type=positive_int, default=20, help="facts of the comparison (default 20)")
     out = Path("runs/demo")
     parser.add_argument("--out", type=Path, default=out, help=f"folder for the results (default {out})")
     parser.add_argument(
