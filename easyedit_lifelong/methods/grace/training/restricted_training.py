@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
 
 ROUNDS = 3
 """How often likely tokens are chosen. A value that still fails the check is then trained with all tokens."""
+
+_STRICTER = 0.7
+"""Factor of ``stop_loss`` with likely tokens: the other tokens become more likely, so the loss of all tokens is higher."""
 
 
 def train_values(
@@ -31,12 +35,13 @@ def train_values(
     trained: dict[int, TrainedValue] = {}
     edits, values, logits = list(range(len(starts))), starts, value_pass.unedited
     steps = [0] * len(starts)
+    stricter = replace(hparams, stop_loss=_STRICTER * hparams.stop_loss)
     for number in range(ROUNDS + 1):
         restricted = value_pass.restricted(logits, hparams.likely_tokens, len(edits)) if number < ROUNDS else None
         results = optimise.train_values(
             restricted or value_pass,
             values,
-            hparams,
+            hparams if restricted is None else stricter,
             [identities[edit] for edit in edits],
             [where[edit] for edit in edits],
             steps,
