@@ -17,7 +17,7 @@ ROUNDS = 3
 """How often likely tokens are chosen. A value that still fails the check is then trained with all tokens."""
 
 _STRICTER = 0.7
-"""Factor of ``stop_loss`` with likely tokens: the other tokens become more likely, so the loss of all tokens is higher."""
+"""Factor of ``stop_loss`` with likely tokens: the others gain probability, so the loss of all tokens is higher."""
 
 
 def train_values(
