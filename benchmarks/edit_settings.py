@@ -1,7 +1,7 @@
 """Compare two values of a hyperparameter: seconds, steps, losses and scores of the same edits.
 
     python benchmarks/edit_settings.py --hparams GRACE/smollm2-135m-subject [--data FILE --offset N --edits 20]
-    python benchmarks/edit_settings.py --hparams GRACE/smollm2-135m-subject --compare likely_tokens=0,1024
+    python benchmarks/edit_settings.py --hparams GRACE/smollm2-135m-subject --compare likely_tokens=0,2048
     python benchmarks/edit_settings.py --hparams CoachHook/smollm2-135m --text TEXT_FILE
 
 Both sides edit the same requests alternately in one process, from the unedited model. By default they are the
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--data", default=str(FOLDER / "counterfact.json"), help="dataset file (default: sample facts)")
     add("--offset", type=int, default=0, help="skip this many records (default 0)")
     add("--hparams", default="GRACE/smollm2-135m-subject", help="hyperparameter file or shipped name")
-    add("--compare", default="optimizer=adam,lbfgs", help="FIELD=VALUE,VALUE (default %(default)s)")
+    add("--compare", default="optimizer=adam,lbfgs", help="FIELD=THEIRS,OURS: the two values (default %(default)s)")
     add("--edits", type=int, default=20, help="how many records to edit (default 20)")
     add("--batch", type=int, help="edits in each call (default: batch_size of the hyperparameters)")
     add("--runs", type=int, default=3, help="runs of each side (default 3)")
@@ -136,8 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     setting, _, values = given.compare.partition("=")
     names = values.split(",")
-    if len(names) != 2:
-        parser.error(f"--compare {given.compare}: expected FIELD=VALUE,VALUE")
+    if len(set(names)) != 2:
+        parser.error(f"--compare {given.compare}: expected FIELD=THEIRS,OURS with two values")
     try:
         file = find_hparams(given.hparams)
         contents = read_hparams_file(file)

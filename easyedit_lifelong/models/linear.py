@@ -67,7 +67,7 @@ def _fast_forward(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
 def few_rows_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
     """Return the function of a linear layer with constant parameters, which computes few rows faster.
 
-    Only float32 on a CPU is faster; other rows are computed as by ``nn.Linear``.
+    More than 8 rows, or a weight that is not float32 on a CPU, are computed as by ``nn.Linear``.
 
     Args:
         weight: shape ``(outputs, inputs)``.
@@ -86,5 +86,5 @@ def few_rows_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], T
 
 
 def _is_fast(weight: Tensor) -> bool:
-    """Whether the transposed product is faster with a weight."""
+    """Return whether the transposed product is faster with this weight."""
     return weight.device.type == "cpu" and weight.dtype == torch.float32

@@ -69,7 +69,8 @@ class GraceHyperParams(PluginHyperParams):
         likely_tokens: number of tokens, for each edit, whose logits are computed while its value is trained. A pass
             with all tokens then checks the value; see
             :mod:`easyedit_lifelong.methods.grace.training.restricted_training`. 0: all tokens. It has no effect on
-            models other than causal language models, nor where the output head is no plain linear layer.
+            models other than causal language models, on further keys, where partial passes aren't possible, nor where
+            the output head is no plain linear layer.
         whiten: compare keys after whitening by the second moments of the layer's inputs, which reduces the weight of
             directions that all tokens share. docs/covariance.md says where the second moments come from.
         key_templates: with ``subject_last``, texts with ``{subject}`` or ``{prompt}``. An edit has one key vector for

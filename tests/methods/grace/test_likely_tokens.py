@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -63,6 +64,24 @@ class TestLikelyTokens:
             assert chosen >= set(TARGETS[row].tolist()) - {IGNORED}
             assert chosen >= {int(logits[row, position].argmax()) for position in positions}
 
+    def test_all_targets_of_an_edit_are_chosen_however_few_tokens_are_asked_for(
+        self, head: nn.Linear, states: Tensor
+    ) -> None:
+        targets = torch.tensor([[3, 150, 8], [4, 150, 8], [7, IGNORED, IGNORED], [IGNORED] * 3])
+        logits = head(states).detach()
+        tokens = likely_tokens(head, logits, targets, 1, 2)
+        assert tokens[0].tolist() == [3, 4, 8, 150]
+        likely = LikelyTokens.of(head, tokens, logits)
+        chosen = tokens.unsqueeze(1).expand(-1, 3, -1).gather(2, likely.classes_of(targets).clamp_min(0).unsqueeze(2))
+        assert chosen.squeeze(2)[targets != IGNORED].equal(targets[targets != IGNORED])
+
+    def test_a_target_whose_row_is_zero_is_chosen(self, head: nn.Linear, states: Tensor) -> None:
+        with torch.no_grad():
+            head.weight[3] = 0
+        tokens = likely_tokens(head, head(states).detach(), TARGETS, 20, 2)
+        assert {3, 150} <= set(tokens[0].tolist())
+        assert int(head(states)[0, 0].argmax()) in tokens[0]
+
     def test_tokens_that_rise_with_a_target_are_chosen(self, head: nn.Linear, states: Tensor) -> None:
         with torch.no_grad():
             head.weight[77] = head.weight[3] * 0.99  # almost the target's row, and so its competitor
@@ -79,11 +98,11 @@ class TestLikelyTokens:
         assert of_union.shape == (4, 3, len(likely.union))
         assert head(states).shape == logits.shape
         classes, tokens = likely.classes_of(TARGETS), likely.union[likely.columns]
-        probabilities, expected = likely.logits_of_rows(of_union).softmax(dim=-1), logits.softmax(dim=-1)
+        probabilities, expected = likely.classes_from(of_union).softmax(dim=-1), logits.softmax(dim=-1)
         for row in range(4):
             torch.testing.assert_close(probabilities[row, :, :-1], expected[row][:, tokens[row]])
         torch.testing.assert_close(probabilities.sum(dim=-1), torch.ones(4, 3))
-        loss = F.cross_entropy(likely.logits_of_rows(of_union).flatten(0, 1), classes.flatten())
+        loss = F.cross_entropy(likely.classes_from(of_union).flatten(0, 1), classes.flatten())
         torch.testing.assert_close(loss, F.cross_entropy(logits.flatten(0, 1), TARGETS.flatten()))
 
     def test_the_gradient_is_that_of_all_logits_but_for_the_other_tokens(self, head: nn.Linear, states: Tensor) -> None:
@@ -94,7 +113,7 @@ class TestLikelyTokens:
             moving = states.clone().requires_grad_(True)
             if restricted:
                 with likely.restricting_head():
-                    classes = likely.logits_of_rows(head(moving))
+                    classes = likely.classes_from(head(moving))
             else:
                 classes = head(moving)
             targets = likely.classes_of(TARGETS) if restricted else TARGETS
@@ -125,9 +144,13 @@ class TestLikelyTokens:
 
 
 def trained(
-    monkeypatch: pytest.MonkeyPatch, model: Any, tokenizer: Any, hparams: GraceHyperParams
+    monkeypatch: pytest.MonkeyPatch,
+    model: Any,
+    tokenizer: Any,
+    hparams: GraceHyperParams,
+    requests: Sequence[EditRequest] = REQUESTS,
 ) -> tuple[list[optimise.TrainedValue], list[int]]:
-    """Edit a model with three requests; return the trained values, and the number of classes of each training."""
+    """Edit a model with requests; return the trained values, and the number of classes of each training."""
     classes: list[int] = []
     train = optimise.train_values
 
@@ -137,14 +160,14 @@ def trained(
 
     monkeypatch.setattr(optimise, "train_values", recording)
     results: list[optimise.TrainedValue] = []
-    train_and_check = restricted_training.train_values
+    train_and_check = restricted_training.train_and_check
 
     def keeping(*arguments: Any) -> list[optimise.TrainedValue]:
         results.extend(values := train_and_check(*arguments))
         return values
 
-    monkeypatch.setattr("easyedit_lifelong.methods.grace.training.train_batch.train_values", keeping)
-    apply_grace_to_model(model, tokenizer, REQUESTS, hparams)
+    monkeypatch.setattr("easyedit_lifelong.methods.grace.training.train_batch.train_and_check", keeping)
+    apply_grace_to_model(model, tokenizer, requests, hparams)
     monkeypatch.undo()
     return results, classes
 
@@ -174,11 +197,39 @@ def test_a_batch_gives_the_values_of_single_edits(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_edit_that_fails_the_check_is_trained_further(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
-    """Two tokens are the targets alone: nothing in training says which other token becomes more likely than they."""
+    """Two tokens are the target and one other: nothing in training says which further token becomes more likely."""
     results, classes = trained(monkeypatch, build_model("llama"), tokenizer, hparams(likely_tokens=2, train_batch=1))
     assert len(classes) > len(REQUESTS)
     assert all(result.learned and result.loss <= 0.05 for result in results)
     assert all(result.steps <= 60 for result in results)
+
+
+def test_targets_of_several_tokens_with_drift_are_the_same_in_a_batch(
+    monkeypatch: pytest.MonkeyPatch, tokenizer: Any
+) -> None:
+    requests = [
+        EditRequest(case_id=0, prompt="the red fox", target_new="river stone red", subject="fox"),
+        EditRequest(case_id=1, prompt="a blue bird", target_new="stone", subject="bird"),
+    ]
+    settings = {
+        "query_token": "subject_last",
+        "replacement": "replace_last",
+        "inner_params": ["model.layers[0].mlp.gate_proj.weight"],
+        "context_templates": ["the {subject} is"],
+        "kl_factor": 0.1,
+        "val_init": "warm",
+        "n_iter": 10,
+        "likely_tokens": 2,
+    }
+    single, batch = (
+        trained(monkeypatch, build_model("llama"), tokenizer, hparams(train_batch=n, **settings), requests)[0]
+        for n in (1, 16)
+    )
+    for one, other in zip(single, batch, strict=True):
+        assert one.steps == other.steps > 0
+        assert one.loss == pytest.approx(other.loss, rel=0.01)
+        assert one.objective == pytest.approx(other.objective, rel=0.01)
+        assert one.objective > one.loss
 
 
 def test_no_more_steps_than_n_iter_are_made(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
@@ -208,16 +259,23 @@ def test_a_restricted_pass_gives_the_logits_of_a_full_pass(
 
     def comparing(value_pass: SuffixPass, logits: Tensor, count: int, edits: int) -> SuffixPass | None:
         selection = restricted(value_pass, logits, count, edits)
-        if selection is None:  # the family has no partial passes, so its head is not looked at
+        if selection is None:
             assert not value_pass.is_partial
-            differences.append(0.0)
-            return None
+            pytest.skip("the family has no partial passes, so its head is not looked at")
         assert selection._likely is not None
         values = value_pass.output + 0.1
         with torch.no_grad():
-            full = value_pass.logits(values)[..., selection._likely.union]
-            pair = selection.logits(values), selection._likely.logits_of_rows(full)
+            full = value_pass.logits(values)
+            pair = selection.logits(values), selection._likely.classes_from(full[..., selection._likely.union])
         differences.append(float((pair[0] - pair[1]).abs().max()))
+        # Also after another choice of tokens, the distribution without a value is that of the unedited model.
+        again = restricted(value_pass, full, count, edits)
+        assert again is not None
+        assert again._likely is not None
+        tokens = again._likely.union[again._likely.columns].unsqueeze(1).expand(-1, full.shape[1], -1)
+        torch.testing.assert_close(
+            again.unedited.softmax(dim=-1)[..., :-1], value_pass.unedited.softmax(dim=-1).gather(2, tokens)
+        )
         return selection
 
     monkeypatch.setattr(SuffixPass, "restricted", comparing)

@@ -28,7 +28,7 @@ def outcomes_of(monkeypatch: pytest.MonkeyPatch, tokenizer: Any, **settings: Any
         results.extend(trained := train(*arguments))
         return trained
 
-    monkeypatch.setattr("easyedit_lifelong.methods.grace.training.train_batch.train_values", recording)
+    monkeypatch.setattr("easyedit_lifelong.methods.grace.training.train_batch.train_and_check", recording)
     apply_grace_to_model(build_model("llama"), tokenizer, REQUESTS, hparams(**settings))
     return results
 

@@ -111,10 +111,8 @@ def train_values(
             number, stops = outcomes.best(n, hparams)
             outcome = outcomes.trained_value(n, number, values[n, number].detach().clone(), steps)
             previous = trained.get(edit) if optimiser.returns_to_best else None
-            if previous is None and not math.isfinite(outcome.loss):
-                raise EditError(
-                    f"{where[edit]}: the loss became {outcome.loss} after {steps} steps; a lower edit_lr may help"
-                )
+            if previous is None:
+                require_finite_loss(outcome, where[edit])
             if previous is not None and not stops and not outcome.objective < previous.objective:
                 outcome = replace(previous, steps=steps)
             trained[edit] = outcome
@@ -131,7 +129,8 @@ def train_values(
             optimiser.step([outcomes.objectives[n] for n in remaining], gradients[remaining, chosen])
         except RuntimeError as error:
             raise EditError(
-                f"{where[active[0]]}: the optimizer failed after {step} steps: {error}; a lower edit_lr may help"
+                f"{where[active[0]]}: the optimizer failed after {before[active[0]] + step} steps: {error}; "
+                "a lower edit_lr may help"
             ) from error
     for edit, result in trained.items():
         if not torch.isfinite(result.value).all():
@@ -139,6 +138,18 @@ def train_values(
                 f"{where[edit]}: the value became NaN or infinite after {result.steps} steps; a lower edit_lr may help"
             )
     return [trained[edit] for edit in range(len(starts))]
+
+
+def require_finite_loss(outcome: TrainedValue, where: str) -> None:
+    """Raise an error that names the edit if its loss is NaN or infinite.
+
+    Raises:
+        EditError: it is.
+    """
+    if not math.isfinite(outcome.loss):
+        raise EditError(
+            f"{where}: the loss became {outcome.loss} after {outcome.steps} steps; a lower edit_lr may help"
+        )
 
 
 def evaluate(value_pass: ValuePass, values: Tensor, kl_factor: float) -> tuple[Outcomes, Tensor]:

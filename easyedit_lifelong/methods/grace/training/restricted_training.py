@@ -10,17 +10,17 @@ from torch import Tensor
 
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.training import optimise
-from easyedit_lifelong.methods.grace.training.optimise import TrainedValue, evaluate
+from easyedit_lifelong.methods.grace.training.optimise import TrainedValue, evaluate, require_finite_loss
 from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
 
-ROUNDS = 3
+_ROUNDS = 3
 """How often likely tokens are chosen. A value that still fails the check is then trained with all tokens."""
 
 _STRICTER = 0.7
-"""Factor of ``stop_loss`` with likely tokens: the others gain probability, so the loss of all tokens is higher."""
+"""Factor of ``stop_loss`` while only likely tokens count: the loss with all tokens is somewhat higher."""
 
 
-def train_values(
+def train_and_check(
     value_pass: ValuePass, starts: Tensor, hparams: GraceHyperParams, identities: Sequence[str], where: Sequence[str]
 ) -> list[TrainedValue]:
     """Train the values of a batch of edits as :func:`.optimise.train_values` does, with the same arguments.
@@ -28,6 +28,9 @@ def train_values(
     With ``likely_tokens``, a pass computes the logits of that many tokens for each edit (:class:`.LikelyTokens`). When
     all edits have stopped, a pass with all tokens checks their values. An edit that fails is trained further, from its
     value, with the tokens that are likely at this value. So loss and success of every result are exact.
+
+    Raises:
+        EditError: a loss or a value became NaN or infinite; the message names the edit.
     """
     if not hparams.likely_tokens:
         return optimise.train_values(value_pass, starts, hparams, identities, where)
@@ -36,8 +39,8 @@ def train_values(
     edits, values, logits = list(range(len(starts))), starts, value_pass.unedited
     steps = [0] * len(starts)
     stricter = replace(hparams, stop_loss=_STRICTER * hparams.stop_loss)
-    for number in range(ROUNDS + 1):
-        restricted = value_pass.restricted(logits, hparams.likely_tokens, len(edits)) if number < ROUNDS else None
+    for number in range(_ROUNDS + 1):
+        restricted = value_pass.restricted(logits, hparams.likely_tokens, len(edits)) if number < _ROUNDS else None
         results = optimise.train_values(
             restricted or value_pass,
             values,
@@ -54,6 +57,7 @@ def train_values(
         failed = list[int]()
         for n, (edit, result) in enumerate(zip(edits, results, strict=True)):
             trained[edit] = outcomes.trained_value(n, 0, result.value, result.steps)
+            require_finite_loss(trained[edit], where[edit])
             if result.steps < hparams.n_iter and not outcomes.best(n, hparams)[1]:
                 failed.append(n)
         if not failed:

@@ -122,7 +122,7 @@ class SuffixPass(ValuePass):
         selection = copy.copy(self)
         selection._likely = likely = LikelyTokens.of(self._head, tokens, logits)
         selection.targets = likely.classes_of(self.targets)
-        selection.unedited = likely.logits_of_rows(self.unedited[..., likely.union])
+        selection.unedited = likely.classes_from_exact(self.unedited)
         return selection
 
     def _forward(self) -> Tensor:
@@ -136,7 +136,7 @@ class SuffixPass(ValuePass):
             positions = self._target_offsets.unsqueeze(1) + torch.arange(longest, device=self._target_offsets.device)
             rows = torch.arange(len(positions), device=positions.device).unsqueeze(1)
             logits = logits[rows, positions.clamp_max(self._n_logits - 1)]
-        return logits if self._likely is None else self._likely.logits_of_rows(logits)
+        return logits if self._likely is None else self._likely.classes_from(logits)
 
     @contextlib.contextmanager
     def _reusing_constants(self) -> Iterator[None]:

@@ -18,7 +18,7 @@ from easyedit_lifelong.methods.grace.codebook.decisions import Change, Decision,
 from easyedit_lifelong.methods.grace.codebook.edit_history import all_keys_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.training.optimise import TrainedValue, initial_value
-from easyedit_lifelong.methods.grace.training.restricted_training import train_values
+from easyedit_lifelong.methods.grace.training.restricted_training import train_and_check
 from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
 
 
@@ -141,7 +141,7 @@ def train_batch(
             ready_pass = value_pass.select_rows(rows.to(value_pass.targets.device))
         starts = torch.stack([_initial_value(planned[n], trained) for n in ready])
         identities, where = [edits[n].identity for n in ready], [edits[n].where for n in ready]
-        trained |= dict(zip(ready, train_values(ready_pass, starts, hparams, identities, where), strict=True))
+        trained |= dict(zip(ready, train_and_check(ready_pass, starts, hparams, identities, where), strict=True))
     return [trained[n] for n in range(len(edits))]
 
 
