@@ -14,7 +14,7 @@
 #       --publish 127.0.0.1:8000:8000 --env EASYEDIT_LIFELONG_API_KEY --env EASYEDIT_LIFELONG_EDIT_KEY \
 #       easyedit-lifelong serve --hparams GRACE/smollm2-135m --edits served-edits --host 0.0.0.0
 #
-# torch's own package index has builds for CPUs, which make the image some 4 GB smaller (1.7 instead of 5.8 GB):
+# torch's own package index has builds for CPUs, which make the image about 4 GB smaller (1.7 instead of 5.8 GB):
 # --build-arg PIP_EXTRA_INDEX_URL=URL names it.
 FROM python:3.12-slim
 

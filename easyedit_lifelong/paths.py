@@ -15,9 +15,10 @@ def expanded_path(path: Path | str, error: type[LifelongError]) -> Path:
         error: the class of the error that is raised.
 
     Raises:
-        LifelongError: the home folder isn't known, since there is no such user.
+        LifelongError: the home folder isn't known, or there is no such user.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError as cause:
-        raise error(f"{path}: there is no such user here. Write the path in full.") from cause
+        message = f"{path}: the home folder isn't known, or there is no such user. Write the path in full."
+        raise error(message) from cause

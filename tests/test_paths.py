@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,21 +43,33 @@ def test_the_users_own_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch, 
         (lambda: plan_rescoring(UNKNOWN), RunError),
     ],
 )
-def test_the_home_folder_of_an_unknown_user_is_refused(use: object, error: type[LifelongError]) -> None:
-    assert callable(use)
-    with pytest.raises(error, match=r"^~nosuchuser/x: there is no such user here\. Write the path in full\.$"):
+def test_the_home_folder_of_an_unknown_user_is_refused(use: Callable[[], object], error: type[LifelongError]) -> None:
+    expected = r"^~nosuchuser/x: the home folder isn't known, or there is no such user\. Write the path in full\.$"
+    with pytest.raises(error, match=expected):
         use()
 
 
 def test_a_cache_in_the_home_folder_of_an_unknown_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EASYEDIT_LIFELONG_CACHE", UNKNOWN)
-    with pytest.raises(RunError, match=r"^~nosuchuser/x: there is no such user here"):
+    with pytest.raises(RunError, match=r"^~nosuchuser/x: the home folder isn't known, or there is no such user"):
         cache_dir()
+
+
+def test_a_cache_in_an_unknown_home_folder_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def unknown(_: int) -> None:
+        raise KeyError
+
+    for name in ("EASYEDIT_LIFELONG_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pytest.importorskip("pwd"), "getpwuid", unknown)  # as in a container with another user id
+    with pytest.raises(RunError, match=r"^~/\.cache: the home folder isn't known"):
+        cache_dir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_dir() == tmp_path / ".cache" / "easyedit-lifelong"
 
 
 def test_no_other_module_expands_paths() -> None:
     package = Path(easyedit_lifelong.__file__).parent
-    # The arguments of commands are checked before a command runs.
-    others = [file for file in package.rglob("*.py") if file.parent.name != "commands" and file.name != "paths.py"]
+    others = [file for file in package.rglob("*.py") if file != package / "paths.py"]
     assert len(others) > 100
-    assert [str(file) for file in others if ".expanduser()" in file.read_text(encoding="utf-8")] == []
+    assert [str(file) for file in others if re.search(r"expanduser|Path\.home", file.read_text(encoding="utf-8"))] == []

@@ -16,6 +16,7 @@ from easyedit_lifelong.locate.attribution import METHODS, attribute, check_attri
 from easyedit_lifelong.locate.lexical import bm25_scores
 from easyedit_lifelong.models.devices import resolve_device
 from easyedit_lifelong.models.load import load_model, resolve_dtype
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.reporting.console_tables import plain_table, print_line
 from easyedit_lifelong.reporting.progress import count_progress
 from easyedit_lifelong.reporting.terminal import Console
@@ -54,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     console = Console()
     _check_method(arguments)
-    texts = read_texts(arguments.texts.expanduser())
+    texts = read_texts(expanded_path(arguments.texts, DataError))
     resolve_device(arguments.device)
     resolve_dtype(arguments.dtype)
     models = [arguments.model, *arguments.checkpoints]
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.out is not None:
         rows = [{"line": i + 1, "text": texts[i], "score": totals[i], "bm25": lexical[i]} for i in order]
         content = {"prompt": arguments.prompt, "answer": arguments.answer, "method": arguments.method, "models": models}
-        _write(arguments.out.expanduser(), {**content, "texts": rows})
+        _write(expanded_path(arguments.out, RunError), {**content, "texts": rows})
         print_line(console, f"Scores of all {len(texts)} texts: {arguments.out}")
     return 0
 

@@ -35,12 +35,13 @@ from easyedit_lifelong.commands.covariance import parse_layers
 from easyedit_lifelong.commands.run_session import load_model_for
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.errors import HyperParameterError
+from easyedit_lifelong.errors import HyperParameterError, RunError
 from easyedit_lifelong.folder_lock import locked_folder
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.methods.calibrator import CalibrationOutcome, Calibrator, Progress
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.calibrate_outcome import markdown_table, panels_images, show
 from easyedit_lifelong.reporting.console_tables import print_line
@@ -71,7 +72,7 @@ def calibrate_session(arguments: argparse.Namespace, given: Collection[str], com
     Raises:
         LifelongError: an argument can't be used, or the calibration failed.
     """
-    console, out = Console(), arguments.out.expanduser()
+    console, out = Console(), expanded_path(arguments.out, RunError)
     start = calibration_start(arguments)
     own = _own_calibrator(start)
     _check_options(start, given, _SEARCH_OPTIONS if own is not None else _OWN_OPTIONS)

@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import os
 import shlex
-import shutil
 import subprocess  # nosec B404 # runs this package
 import sys
 import time
@@ -29,19 +28,20 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.retention import read_retention
 from easyedit_lifelong.data.samples import COUNTERFACT, RETENTION, TEXT
 from easyedit_lifelong.edits import explain, rollback_case, save_edits
+from easyedit_lifelong.edits.remove import remove_all_edits
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.unedited_answers import UneditedAnswers
 from easyedit_lifelong.models.load import load_model
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.console_tables import print_line
-from easyedit_lifelong.reporting.demo_tables import comparison_table, other_facts_changed, related_prompts, show_fact
+from easyedit_lifelong.reporting.demo_tables import comparison_table, other_facts_changed, related_prompts, show_facts
 from easyedit_lifelong.reporting.progress import count_progress, edit_progress
+from easyedit_lifelong.reporting.runnable_commands import runnable
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.execute import run_experiment
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, Experiment, Inputs
 from easyedit_lifelong.runs.hyperparameter_files import load_hparams
-from easyedit_lifelong.serving.servable import remove_all_edits
 
 FACTS = (46, 45, 62)
 """The case_ids of the sample facts that are corrected first. SmolLM2-135M knows them."""
@@ -147,17 +147,21 @@ def run_short_demo(
     model, tokenizer = load_model(hparams[BY_SUBJECT].model_name)
     correct_facts(console, model, tokenizer, first, hparams[BY_SUBJECT], out / "edits")
     delete_folders(*folders.values())
-    spread = requests[:: max(1, len(requests) // edits)][:edits]
-    compare_methods(console, model, tokenizer, spread, hparams, folders)
+    compare_methods(console, model, tokenizer, spread_evenly(requests, edits), hparams, folders)
     minutes, seconds = divmod(round(time.monotonic() - began), 60)
-    command = _COMMAND if shutil.which(_COMMAND) else "sh run.sh"
     print_line(
         console,
         f"\nDone in {minutes} min {seconds} s. Results are in {out}. Next:\n"
-        f"  {command} report {shlex.join(map(str, folders.values()))}\n"
-        f"  {command} generate --edits {shlex.quote(str(out / 'edits'))} --compare --prompt '...'\n"
-        f"  {command} edit --help",
+        f"  {runnable(f'{_COMMAND} report')} {shlex.join(map(str, folders.values()))}\n"
+        f"  {runnable(f'{_COMMAND} generate')} --edits {shlex.quote(str(out / 'edits'))} --compare --prompt '...'\n"
+        f"  {runnable(f'{_COMMAND} edit')} --help",
     )
+
+
+def spread_evenly(requests: Sequence[EditRequest], number: int) -> list[EditRequest]:
+    """Return a number of requests at equal distances in a list, from its first on; all of them if there are fewer."""
+    count = min(number, len(requests))
+    return [requests[index * len(requests) // count] for index in range(count)]
 
 
 def correct_facts(
@@ -192,8 +196,7 @@ def correct_facts(
     method.apply(model, tokenizer, list(facts), hparams)
     print_line(console, f"{len(facts)} facts edited in {time.monotonic() - started:.1f} s. No weight has changed.")
     after = _answers(model, tokenizer, facts)
-    for fact, old, new in zip(facts, before, after, strict=True):
-        show_fact(console, fact, old, new)
+    show_facts(console, facts, before, after)
     if other_facts_changed(facts, before, after):
         print_line(
             console,
@@ -240,9 +243,16 @@ def compare_methods(
         model: the unedited model. Each method's edits are undone, so its statistics are computed once.
         tokenizer: its tokenizer.
         requests: the facts.
-        hparams: the hyperparameters of each method, by the name of its column.
+        hparams: the hyperparameters of each method, by the name of its column. All have the same ``model_name``, which
+            is that of the model.
         folders: the folders of the runs, by the same names.
+
+    Raises:
+        ValueError: the hyperparameters are for several models.
     """
+    model_names = {method_hparams.model_name for method_hparams in hparams.values()}
+    if len(model_names) > 1:
+        raise ValueError(f"the methods must have the same model_name, not {', '.join(sorted(model_names))}")
     console.print()
     console.rule(f"5. Three methods, {len(requests)} facts each", align="left")
     print_line(console, "GRACE answers the edited prompts alone; the others answer paraphrases, too.")
@@ -267,8 +277,8 @@ def compare_methods(
     low, high = next(iter(summaries.values()))["intervals"]["TRR_before"]
     title = (
         "\nAll edits are kept; each method starts from the unedited model. TRR is\n"
-        f"measured on {len(held_out)} facts (unedited: 95 % interval {low:.2f} to {high:.2f}).\n"
-        f"{len(requests)} edits are few; README.md has scores after 100:"
+        f"measured on {len(held_out)} facts (95 % interval of the unedited model: {low:.2f} to {high:.2f}).\n"
+        f"{len(requests)} edits are few; docs/results.md has scores after 100:"
     )
     comparison_table(console, summaries, title)
 

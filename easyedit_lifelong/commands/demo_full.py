@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import io
 import logging
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +20,10 @@ from easyedit_lifelong.data.readers import read_counterfact, read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.samples import COUNTERFACT
 from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.demo_tables import answers, comparison_table, show_answers
 from easyedit_lifelong.reporting.progress import count_progress, edit_progress
+from easyedit_lifelong.reporting.runnable_commands import runnable
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.api import run_consecutive, run_lifelong
 from easyedit_lifelong.runs.hyperparameter_files import load_hparams
@@ -91,12 +94,11 @@ def run_demo(
     console.print()
     console.rule("Side by side", align="left")
     comparison_table(console, summaries, f"The same {len(requests)} facts, each method from the unedited model:")
-    console.print(
+    print_line(
+        console,
         f"\nResults: {folders[GRACE]}/ and {folders[COACHHOOK]}/ "
         "(summary.json, journal.jsonl, metrics.jsonl, config.yaml)\n"
-        f"A page with plots of both: sh run.sh report {folders[GRACE]} {folders[COACHHOOK]}",
-        highlight=False,
-        markup=False,
+        f"A page with plots of both: {runnable('easyedit-lifelong report')} {shlex.join(map(str, folders.values()))}",
     )
     return summaries
 

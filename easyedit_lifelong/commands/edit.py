@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import shlex
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -34,7 +35,8 @@ from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.models.chat_form import check_can_chat
-from easyedit_lifelong.reporting.answer_texts import answer_text, edited_answers_table
+from easyedit_lifelong.paths import expanded_path
+from easyedit_lifelong.reporting.answer_texts import edited_answers_table
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.progress import EditProgress, edit_progress
 from easyedit_lifelong.reporting.runnable_commands import runnable
@@ -77,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         LifelongError: an input can't be used, or an edit failed.
     """
-    console, out = Console(), arguments.out.expanduser()
+    console, out = Console(), expanded_path(arguments.out, RunError)
     chat = chat_settings(arguments.chat, arguments.system)
     hparams = replace_hparams(
         load_hparams(arguments.hparams),
@@ -92,7 +94,8 @@ def run(arguments: argparse.Namespace) -> int:
     method = find_method(hparams)
     if method.edits is None:
         raise PluginError(f"{arguments.hparams}: the edits of method {method.name!r} can't be saved")
-    in_place = arguments.edits is not None and Path(arguments.edits).expanduser().resolve() == out.resolve()
+    saved = None if arguments.edits is None else expanded_path(arguments.edits, RunError)
+    in_place = saved is not None and saved.resolve() == out.resolve()
     # Edits are read and then replaced, so no other process may change them until then.
     with lock_edits(out) if in_place and out.is_dir() else contextlib.nullcontext():
         return _edit_and_save(console, arguments, hparams, method, out, chat)
@@ -145,8 +148,8 @@ def _edit_and_save(
     print_line(
         console,
         f"\n{learned}{out}: {edits_text(len(earlier) + len(requests))} saved."
-        f"\nAsk the edited model: {runnable('easyedit-lifelong generate')} --edits {out} --prompt ... --compare"
-        f"{'' if chat is None else ' --chat'}",
+        f"\nAsk the edited model: {runnable('easyedit-lifelong generate')} --edits {shlex.quote(str(out))} "
+        f"--prompt ... --compare{'' if chat is None else ' --chat'}",
     )
     return 0
 
@@ -275,8 +278,8 @@ def _check(
 def _show(console: Console, requests: Sequence[EditRequest], before: Sequence[str], after: Sequence[str]) -> None:
     """Print the answers to the first prompts before and after the edits."""
     rows = [
-        (request.question, request.target_new, *(answer_text(text, request.target_new) for text in texts))
-        for request, *texts in zip(requests, before, after, strict=False)  # only the first requests have answers
+        (request.question, request.target_new, request.target_new, old, new)
+        for request, old, new in zip(requests, before, after, strict=False)  # only the first requests have answers
     ]
     first = f" (the first {len(rows)})" if len(rows) < len(requests) else ""
     edited_answers_table(console, rows, f"\nFree generation, before and after{first}")

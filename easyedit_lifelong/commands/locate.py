@@ -24,6 +24,7 @@ from easyedit_lifelong.locate.trace_facts import TraceSettings, trace_facts
 from easyedit_lifelong.locate.trace_folder import TRACED, TraceFolder, check_trace_folder
 from easyedit_lifelong.models.devices import resolve_device
 from easyedit_lifelong.models.load import load_model, resolve_dtype
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.console_tables import plain_table, print_line
 from easyedit_lifelong.reporting.report.page_files import write_page
@@ -134,7 +135,7 @@ def _facts(arguments: argparse.Namespace) -> list[KnownFact]:
     """
     single = {"--prompt": arguments.prompt, "--subject": arguments.subject, "--answer": arguments.answer}
     if arguments.data is not None and not any(single.values()):
-        return read_known_facts(Path(arguments.data).expanduser())
+        return read_known_facts(expanded_path(arguments.data, DataError))
     missing = [option for option, value in single.items() if not value]
     if arguments.data is not None or missing:
         raise DataError("name facts with --data FILE, or one fact with --prompt, --subject and --answer")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.report.comparison_data import comparison_csv, comparison_json
 from easyedit_lifelong.reporting.report.comparison_table import Comparison, comparison_tables
@@ -126,7 +127,7 @@ def _page_path(runs: Sequence[RunFiles], out: Path | None) -> Path:
     """
     if out is None:
         return (runs[0].folder / "report" if len(runs) == 1 else _COMPARISON) / PAGE
-    out = out.expanduser()
+    out = expanded_path(out, RunError)
     if out.suffix.lower() in (".html", ".htm") and not out.is_dir():
         return out
     if out.exists() and not out.is_dir():

@@ -13,7 +13,8 @@ from easyedit_lifelong.commands.option_types import count, positive_float, posit
 from easyedit_lifelong.commands.run_options import add_model_arguments
 from easyedit_lifelong.commands.run_session import load_model_for
 from easyedit_lifelong.commands.saved_edits import edits_text
-from easyedit_lifelong.errors import PluginError
+from easyedit_lifelong.errors import PluginError, RunError
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.reporting.terminal_text import write_error
@@ -89,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.log_prompts:
         logging.getLogger("easyedit_lifelong.serving").setLevel(logging.INFO)
     console, metrics, server = Console(), Metrics(), None
-    log = EditLog(arguments.edits.expanduser())
+    log = EditLog(expanded_path(arguments.edits, RunError))
     try:
         with open_socket(arguments.host, arguments.port) as listening:
             live = LiveModel(*load_model_for(hparams), hparams, method, log)

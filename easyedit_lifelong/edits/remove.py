@@ -20,7 +20,7 @@ from easyedit_lifelong.edits.folder_parts import (
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.edit_stores import EditsPart
-from easyedit_lifelong.methods.shared.editors import editors_on
+from easyedit_lifelong.methods.shared.editors import carries_edits, editors_on
 from easyedit_lifelong.methods.shared.records import EditRecord, indices_of_case
 from easyedit_lifelong.models.model_lock import model_lock
 from easyedit_lifelong.paths import expanded_path
@@ -75,6 +75,22 @@ def rollback_to_batch(model: Any, batch: int) -> None:
     assert methods[0].remove_batches is not None
     with model_lock(model):
         methods[0].remove_batches.back_to(model, batch)
+
+
+def remove_all_edits(model: Any, method: EditMethod) -> None:
+    """Remove all edits of a method from a model, if it carries any.
+
+    Args:
+        model: a model that carries no other method's edits.
+        method: a method that can remove single edits or batches.
+    """
+    if not carries_edits(model):
+        return
+    if method.remove is not None:
+        method.remove.remove(model, method.remove.records(model))
+    else:
+        assert method.remove_batches is not None
+        method.remove_batches.back_to(model, 0)
 
 
 @dataclass(frozen=True)

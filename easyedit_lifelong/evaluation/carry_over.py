@@ -9,7 +9,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.answer_matching import contains_match, natural_answer, starts_with_answer
 from easyedit_lifelong.evaluation.averages import RequestScores
 from easyedit_lifelong.evaluation.chat_requests import ChatSettings
-from easyedit_lifelong.evaluation.context_fit import Text, check_texts_fit
+from easyedit_lifelong.evaluation.context_fit import AnsweredPrompt, check_texts_fit
 from easyedit_lifelong.evaluation.generated_answers import GeneratedAnswers
 from easyedit_lifelong.evaluation.questions import Question
 from easyedit_lifelong.evaluation.scorers import scorer_for
@@ -60,7 +60,7 @@ class CarryOver:
         answer_name = "its answer in a chat" if self._form is not None else "its answer as a plain prompt"
         check_texts_fit(
             (
-                Text(request.where, "prompt", *question, answer_name)
+                AnsweredPrompt(request.where, "prompt", *question, answer_name)
                 for request, question in zip(requests, questions, strict=True)
             ),
             self._scorer,

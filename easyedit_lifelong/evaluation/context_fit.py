@@ -26,13 +26,14 @@ def check_fit(requests: Sequence[EditRequest], scorer: Scorer, model: Any, reten
         DataError: a prompt and its answer cannot be encoded, or are too long; the message names request and field.
     """
     texts = [
-        Text(f"retention fact {number}", "prompt", fact.prompt, fact.answer) for number, fact in enumerate(retention)
+        AnsweredPrompt(f"retention fact {number}", "prompt", fact.prompt, fact.answer)
+        for number, fact in enumerate(retention)
     ]
     texts += [text for request in requests for text in _texts_of(request)]
     check_texts_fit(texts, scorer, model)
 
 
-def check_texts_fit(texts: Iterable[Text], scorer: Scorer, model: Any) -> None:
+def check_texts_fit(texts: Iterable[AnsweredPrompt], scorer: Scorer, model: Any) -> None:
     """Check that texts fit into the model's context.
 
     Args:
@@ -57,7 +58,7 @@ def check_texts_fit(texts: Iterable[Text], scorer: Scorer, model: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Text:
+class AnsweredPrompt:
     """A prompt with an answer, which the model reads as one text.
 
     Attributes:
@@ -80,12 +81,12 @@ _COMPARED_FIELDS = (("prompt", "ground_truth"), ("rephrase_prompt", "ground_trut
 that ROME's scores compare with the prompt's own answer. A message about either answer names the latter field."""
 
 
-def _texts_of(request: EditRequest) -> Iterator[Text]:
+def _texts_of(request: EditRequest) -> Iterator[AnsweredPrompt]:
     """Yield the prompts of a request, each with its own answer, then with the answers that ROME's scores compare."""
     where = request.where
-    yield Text(where, "prompt", request.prompt, request.target_new)
+    yield AnsweredPrompt(where, "prompt", request.prompt, request.target_new)
     for prompt in request.rephrase_prompts:
-        yield Text(where, "rephrase_prompt", prompt, request.target_new)
+        yield AnsweredPrompt(where, "rephrase_prompt", prompt, request.target_new)
     probe_sets = [
         *(("locality_prompt", probes) for probes in request.locality.values()),
         *(("portability_prompt", probes) for probes in request.portability.values()),
@@ -93,8 +94,8 @@ def _texts_of(request: EditRequest) -> Iterator[Text]:
     ]
     for field, probes in probe_sets:
         for probe in probes:
-            yield Text(where, field, probe.prompt, probe.answer)
+            yield AnsweredPrompt(where, field, probe.prompt, probe.answer)
     for (prompt_field, answer_field), pairs in zip(_COMPARED_FIELDS, answer_pairs(request), strict=True):
         for pair in pairs:
             for prompt, answer in pair.questions:
-                yield Text(where, prompt_field, prompt, answer, answer_field)
+                yield AnsweredPrompt(where, prompt_field, prompt, answer, answer_field)

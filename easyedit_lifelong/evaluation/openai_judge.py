@@ -99,8 +99,11 @@ def _text_of(reply: Any) -> str | None:
     The client passes on whatever a server sends with the status 200, also a page or a completion without choices.
     """
     choices = getattr(reply, "choices", None)
-    message = getattr(choices[0], "message", None) if choices else None
-    return None if message is None else message.content or ""
+    message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
+    content = getattr(message, "content", None)
+    if message is None or not isinstance(content, str | None):
+        return None
+    return content or ""
 
 
 def read_reply(text: str) -> Verdict | None:

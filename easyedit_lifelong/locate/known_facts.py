@@ -80,7 +80,9 @@ def read_known_facts(path: Path) -> list[KnownFact]:
     facts: dict[int | str, KnownFact] = {}
     for index, record in enumerate(iterate_records(path, notes)):
         fields = RecordFields(record, f"{path}, record {index}", _NAMES, notes)
-        fact_id = fields.find("case_id")[1]
+        name, fact_id = fields.find("case_id")
+        if isinstance(fact_id, str):
+            fact_id = fields.check_text(name, fact_id)
         fact = KnownFact(
             fact_id if isinstance(fact_id, (int, str)) else index,
             prompt=fields.required_text("prompt"),

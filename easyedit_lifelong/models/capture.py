@@ -16,7 +16,7 @@ from easyedit_lifelong.models.row_axis import with_row_axis
 from easyedit_lifelong.models.runner import Runner
 
 _BATCH_TOKENS = 512
-"""Rows of very different lengths rarely share such a small batch, so there is little padding; it still fills a CPU."""
+"""Largest number of tokens in a pass. In small batches the rows have similar lengths, so there is little padding."""
 
 
 class PassEnded(Exception):

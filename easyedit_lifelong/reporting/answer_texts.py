@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from rich.console import Console
 
@@ -10,6 +10,8 @@ from easyedit_lifelong.evaluation.answer_matching import starts_with_whole_answe
 from easyedit_lifelong.reporting.console_tables import answer_table
 
 _CONTINUES = "…"
+CONTINUES_NOTE = f"{_CONTINUES} means that the model writes more after the target"
+"""What the end of a text that was cut means."""
 
 
 def answer_text(text: str, target: str) -> str:
@@ -23,19 +25,35 @@ def answer_text(text: str, target: str) -> str:
     """
     if not starts_with_whole_answer(text, target):
         return text
-    end = len(text) - len(text.lstrip()) + len(target.strip())
-    return f"{text[:end]} {_CONTINUES}" if text[end:].strip() else text[:end]
+    end = _end(text, target)
+    return f"{text[:end]} {_CONTINUES}" if continues(text, target) else text[:end]
 
 
-def edited_answers_table(console: Console, rows: Iterable[Sequence[str]], title: str) -> None:
-    """Print prompts, their expected answers, and the model's free answers before and after edits.
+def continues(text: str, target: str) -> bool:
+    """Return whether a generated text begins with all of a target, as whole words, and has other text after it."""
+    return starts_with_whole_answer(text, target) and bool(text[_end(text, target) :].strip())
+
+
+def _end(text: str, target: str) -> int:
+    """Return the position of the target's end in a text that begins with it."""
+    return len(text) - len(text.lstrip()) + len(target.strip())
+
+
+def edited_answers_table(console: Console, rows: Iterable[tuple[str, str, str | None, str, str]], title: str) -> None:
+    """Print prompts, their expected answers, and the model's free answers before and after edits, cut at targets.
 
     Args:
         console: the console.
-        rows: for each prompt: the prompt, what the second column has, the answer before and after.
+        rows: for each prompt: the prompt, what the second column has, the target, the answer before and after. Answers
+            are not cut where the target is None.
         title: the title, without its colon.
     """
-    shown = [tuple(row) for row in rows]
-    if any(cell.endswith(f" {_CONTINUES}") for *_, before, after in shown for cell in (before, after)):
-        title += f"; {_CONTINUES}: the model writes more after the target"
+    shown, is_cut = [], False
+    for prompt, edited_to, target, *texts in rows:
+        if target is not None:
+            is_cut = is_cut or any(continues(text, target) for text in texts)
+            texts = [answer_text(text, target) for text in texts]
+        shown.append((prompt, edited_to, *texts))
+    if is_cut:
+        title += f"; {CONTINUES_NOTE}"
     answer_table(console, shown, ("prompt", "edited to", "before", "after"), f"{title}:")

@@ -12,7 +12,7 @@ from rich.text import Text
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.reporting.answer_texts import answer_text, edited_answers_table
+from easyedit_lifelong.reporting.answer_texts import CONTINUES_NOTE, answer_text, continues, edited_answers_table
 from easyedit_lifelong.reporting.console_tables import plain_table, print_line
 
 _NEW_TOKENS = 8
@@ -39,7 +39,7 @@ paraphrases. locality: share of the answers' tokens about other subjects that
 stay. TRR: share of the right answers' tokens for facts that are not edited.
 generation_match: share of free answers that begin with the target.
 docs/metrics.md has all of them."""
-_ANOTHER_FACT = "another fact"
+_THE_FACT, _PARAPHRASE, _ANOTHER_FACT = "the fact", "in other words", "another fact"
 
 
 def answers(model: Any, tokenizer: Any, requests: Sequence[EditRequest]) -> list[str]:
@@ -51,10 +51,7 @@ def show_answers(
     console: Console, requests: Sequence[EditRequest], before: Sequence[str], after: Sequence[str]
 ) -> None:
     """Print the model's answer to each prompt before and after the edits."""
-    rows = [
-        (prompt, expected, *(text if target is None else answer_text(text, target) for text in texts))
-        for (prompt, expected, target), *texts in zip(_queries(requests), before, after, strict=True)
-    ]
+    rows = [(*query, old, new) for query, old, new in zip(_queries(requests), before, after, strict=True)]
     edited_answers_table(console, rows, "\nFree generation, before and after")
 
 
@@ -79,30 +76,45 @@ def related_prompts(request: EditRequest) -> list[tuple[str, str]]:
     Returns:
         Pairs of a prompt and of what it is.
     """
-    prompts = [(request.prompt, "the fact")]
-    prompts += [(prompt, "in other words") for prompt in request.rephrase_prompts]
+    prompts = [(request.prompt, _THE_FACT)]
+    prompts += [(prompt, _PARAPHRASE) for prompt in request.rephrase_prompts]
     prompts += [(probe.prompt, _ANOTHER_FACT) for probe in request.relation_specificity]
     return prompts + [(probe.prompt, "another subject") for probes in request.locality.values() for probe in probes]
 
 
-def show_fact(console: Console, request: EditRequest, before: Sequence[str], after: Sequence[str]) -> None:
-    """Print a block with the answers to :func:`related_prompts` before and after an edit.
+def show_facts(
+    console: Console, requests: Sequence[EditRequest], before: Sequence[Sequence[str]], after: Sequence[Sequence[str]]
+) -> None:
+    """Print a block for each edit with the answers to :func:`related_prompts`, and what a mark in them means.
 
     Args:
         console: the console.
-        request: the edit.
-        before: the answers of the unedited model.
-        after: the answers of the edited model.
+        requests: the edits.
+        before: for each edit, the answers of the unedited model to :func:`related_prompts`.
+        after: those of the edited model.
     """
+    are_cut = [_show_fact(console, *block) for block in zip(requests, before, after, strict=True)]
+    if any(are_cut):
+        print_line(console, f"\n{CONTINUES_NOTE}.")
+
+
+def _show_fact(console: Console, request: EditRequest, before: Sequence[str], after: Sequence[str]) -> bool:
+    """Print the block of an edit; return whether an answer in it is cut at the target's end."""
     edit = f"{request.subject}: {request.ground_truth} -> {request.target_new} (case {request.case_id})"
     console.print(f"\n{edit}", highlight=False, markup=False)
     block = Table.grid(padding=(0, 2))
-    for (prompt, kind), old, new in zip(related_prompts(request), before, after, strict=True):
+    is_cut = False
+    for (prompt, kind), *texts in zip(related_prompts(request), before, after, strict=True):
+        if kind in (_THE_FACT, _PARAPHRASE):
+            is_cut = is_cut or any(continues(text, request.target_new) for text in texts)
+            texts = [answer_text(text, request.target_new) for text in texts]
+        old, new = texts
         block.add_row(Text(f"  {kind}"), Text(f"{prompt} ..."))
         if old != new:
             block.add_row(Text("         before"), Text(old))
         block.add_row(Text("         answer" if old == new else "          after"), Text(new))
     console.print(block)
+    return is_cut
 
 
 def other_facts_changed(

@@ -14,6 +14,9 @@ _COMMAND = re.compile(
 )
 """The beginning of a command; not a part of a path or of another name."""
 
+_MAIN = Path(__file__).parents[1] / "__main__.py"
+"""What ``python -m easyedit_lifelong`` runs."""
+
 
 def runnable(text: str) -> str:
     """Return a message in which commands have the path of their program, if the shell doesn't find it by its name.
@@ -31,10 +34,13 @@ def _with_path(command: str) -> str:
     """Return the beginning of a command so that it runs a program of this installation."""
     if command == "easyedit-lifelong":
         program = Path(sys.argv[0])
-        known = program.name == command  # else Python code called the command
-        return shlex.quote(str(program)) if known and not _is_found(program) else command
+        if program.name == command and not _is_found(program):
+            return shlex.quote(str(program))
+        if program == _MAIN and sys.executable and not _is_found(Path(sys.executable).with_name(command)):
+            return f"{shlex.quote(sys.executable)} -m {_MAIN.parent.name}"
+        return command  # also where Python code called the command
     name, _, rest = command.partition(" ")
-    if _is_found(Path(sys.executable).with_name(name)):
+    if not sys.executable or _is_found(Path(sys.executable).with_name(name)):  # it is empty where it isn't known
         return command
     return f"{shlex.quote(sys.executable)} {rest or '-m pip'}" if command != "python" else shlex.quote(sys.executable)
 
@@ -42,4 +48,7 @@ def _with_path(command: str) -> str:
 def _is_found(program: Path) -> bool:
     """Return whether the shell finds this program by its name."""
     found = shutil.which(program.name)
-    return found is not None and os.path.samefile(Path(found).parent, program.parent)
+    try:
+        return found is not None and os.path.samefile(Path(found).parent, program.parent)
+    except OSError:  # the program's folder was deleted
+        return False

@@ -35,7 +35,9 @@ def replace_unencodable() -> None:
 
 
 def hide_progress_bars_outside_terminals() -> None:
-    """Let transformers draw no progress bars where the standard error is a file or a pipe: each step would be a line.
+    """Let libraries that use tqdm draw no progress bars where the standard error is a file or a pipe.
+
+    There, each step of a bar would be a line.
 
     tqdm reads the variable when it is imported, so this must come before the imports of the libraries that use it. A
     value that the user has set stays.

@@ -37,15 +37,18 @@ def _is_success(value: Any, line: Mapping[str, Any]) -> bool:
 
 
 def _are_scores(value: Any, _: Mapping[str, Any]) -> bool:
+    return value is None or (isinstance(value, dict) and all(map(_are_score_values, value.values())))
+
+
+def _are_intervals(value: Any, _: Mapping[str, Any]) -> bool:
     if value is None:
         return True
-    return isinstance(value, dict) and all(
-        isinstance(scores, list) and all(map(is_number, scores)) for scores in value.values()
-    )
+    return isinstance(value, dict) and all(_are_score_values(ends) and len(ends) == 2 for ends in value.values())
 
 
-def _is_mapping_or_missing(value: Any, _: Mapping[str, Any]) -> bool:
-    return value is None or isinstance(value, dict)
+def _are_score_values(values: Any) -> bool:
+    """Return whether a value is a list of numbers. They need not be finite: a perplexity can be infinite."""
+    return isinstance(values, list) and all(is_number(x) or isinstance(x, float) for x in values)
 
 
 JOURNAL_FIELDS: Mapping[str, Check] = {
@@ -61,7 +64,7 @@ SCORING_FIELDS: Mapping[str, Check] = {
     "n_edits": is_count,
     "n_seen": is_count,
     "seconds_scoring": _is_number_or_missing,
-    "intervals": _is_mapping_or_missing,
+    "intervals": _are_intervals,
 }
 
 

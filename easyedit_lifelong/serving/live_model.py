@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 from easyedit_lifelong.data.joiners import joiner_of, joiners_by_prompt, with_joiner
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.edits.explain_prompt import Explanation, explain
+from easyedit_lifelong.edits.remove import remove_all_edits
 from easyedit_lifelong.edits.state_folder import StateFolder
 from easyedit_lifelong.errors import ModelError, NotLearnedWarning
 from easyedit_lifelong.evaluation.context_fit import check_fit
@@ -28,7 +28,7 @@ from easyedit_lifelong.serving.edit_errors import NoSuchEditError, NotRemovableE
 from easyedit_lifelong.serving.edit_log import DELETE, ROLLBACK, EditLog, Version, entry_of
 from easyedit_lifelong.serving.measured_edits import AddedEdits, MeasuredEdit, MeasuredEdits, measured_edit
 from easyedit_lifelong.serving.recent_edits import RECENT, RecentEdits
-from easyedit_lifelong.serving.servable import check_servable, copy_sharing_weights, remove_all_edits
+from easyedit_lifelong.serving.servable import check_servable, copy_sharing_weights
 
 
 class LiveModel:
@@ -121,7 +121,7 @@ class LiveModel:
     @contextlib.contextmanager
     def at_versions(
         self, versions: Collection[int]
-    ) -> Iterator[Callable[[Sequence[int]], AbstractContextManager[Any]]]:
+    ) -> Iterator[Callable[[Sequence[int]], contextlib.AbstractContextManager[Any]]]:
         """Yield a function that returns, for the version of each row of a batch, the context of the model to run.
 
         Args:

@@ -11,7 +11,6 @@ from torch import nn
 from easyedit_lifelong.edits.state_folder import StateFolder
 from easyedit_lifelong.errors import PluginError
 from easyedit_lifelong.methods.base import EditMethod
-from easyedit_lifelong.methods.shared.editors import carries_edits
 
 
 def check_servable(method: EditMethod) -> None:
@@ -24,17 +23,6 @@ def check_servable(method: EditMethod) -> None:
         raise PluginError(f"the edits of {method.name} can't be served: they can't be saved one after the other")
     if method.remove is None and method.remove_batches is None:
         raise PluginError(f"the edits of {method.name} can't be served: they can't be removed")
-
-
-def remove_all_edits(model: Any, method: EditMethod) -> None:
-    """Remove all edits of a method from a model."""
-    if not carries_edits(model):
-        return
-    if method.remove is not None:
-        method.remove.remove(model, method.remove.records(model))
-    else:
-        assert method.remove_batches is not None
-        method.remove_batches.back_to(model, 0)
 
 
 def copy_sharing_weights(model: nn.Module) -> Any:

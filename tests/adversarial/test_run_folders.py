@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,8 @@ BAD_LINES: list[dict[str, Any]] = [
     {**LINE, "n_edits": True},
     {**LINE, "scores": {"ES": 1.0}},
     {**LINE, "scores": {"ES": ["1"]}},
+    {**LINE, "scores": {"ES": [10**400]}},
+    {**LINE, "scores": {"ES": [True]}},
     {},
 ]
 
@@ -59,6 +62,11 @@ SCORING = {"n_edits": 1, "n_seen": 1, "seconds_scoring": 0.5, "intervals": {"ERR
         *((name, value) for name in ("n_seen", "n_edits") for value in ([], "x", -1, True, 1.5, None)),
         ("seconds_scoring", "x"),
         ("intervals", [[0.0, 1.0]]),
+        ("intervals", {"ERR": 0.5}),
+        ("intervals", {"ERR": [0.5]}),
+        ("intervals", {"ERR": [0.0, 0.5, 1.0]}),
+        ("intervals", {"ERR": [0.0, "1"]}),
+        ("intervals", {"ERR": [0.0, None]}),
     ],
 )
 def test_a_resumed_run_refuses_a_damaged_scoring(tmp_path: Path, name: str, value: Any) -> None:
@@ -66,6 +74,16 @@ def test_a_resumed_run_refuses_a_damaged_scoring(tmp_path: Path, name: str, valu
     path.write_text(f"{json.dumps(SCORING)}\n{json.dumps({**SCORING, name: value})}\n")
     with pytest.raises(RunError, match=rf"metrics\.jsonl, line 2: {name} can't be"):
         read_lines(path, SCORING_FIELDS)
+
+
+def test_scores_and_intervals_may_be_infinite(tmp_path: Path) -> None:
+    journal, scorings = tmp_path / "journal.jsonl", tmp_path / "metrics.jsonl"
+    line = {**LINE, "scores": {"perplexity": [math.inf, math.nan, 2]}}
+    scoring = {**SCORING, "intervals": {"perplexity": [1.5, math.inf]}}
+    journal.write_text(f"{json.dumps(line)}\n", encoding="utf-8")
+    scorings.write_text(f"{json.dumps(scoring)}\n", encoding="utf-8")
+    assert read_lines(journal, JOURNAL_FIELDS)[0]["scores"]["perplexity"][0] == math.inf
+    assert read_lines(scorings, SCORING_FIELDS)[0]["intervals"] == scoring["intervals"]
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +18,8 @@ from easyedit_lifelong.commands.demo_folders import check_previous_edits, check_
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.folder_lock import LOCK
-from easyedit_lifelong.reporting.demo_tables import other_facts_changed, related_prompts
+from easyedit_lifelong.reporting.demo_tables import other_facts_changed, related_prompts, show_facts
+from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.run_folder import CONFIG, SUMMARY
 from tests.support.corpus import write_corpus
 from tests.support.edits_command_line import COACHHOOK, GRACE
@@ -72,7 +75,7 @@ def test_the_demo_corrects_undoes_saves_and_compares(
     assert [record["case_id"] for record in records] == [1, 2], "the undone edit was saved"
     assert "who wrote France" in text[text.index("A new process") :], "no other process was asked"
     table = text[text.index("All edits are kept") :]
-    assert "TRR is measured on 20 facts (unedited: 95 % interval" in " ".join(table.split())
+    assert "TRR is measured on 20 facts (95 % interval of the unedited model: " in " ".join(table.split())
     assert table.splitlines()[3].split() == ["metric", "unedited", "GRACE", "by", "subject", "CoachHook", "kind"]
     for name in ("GRACE", "by-subject", "CoachHook"):
         summary = json.loads((tmp_path / "out" / name / SUMMARY).read_text(encoding="utf-8"))
@@ -136,3 +139,42 @@ def test_a_changed_answer_to_another_question_about_the_subject_is_noticed() -> 
     before = ["a", "b", "c"]
     assert not other_facts_changed([request], [before], [["x", "y", "c"]])
     assert other_facts_changed([request], [before], [["a", "b", "z"]])
+
+
+@pytest.mark.parametrize(
+    ("edits", "facts", "indices"),
+    [(3, 7, [0, 2, 4]), (5, 7, [0, 1, 2, 4, 5]), (7, 7, list(range(7))), (9, 7, list(range(7))), (1, 7, [0])],
+)
+def test_the_compared_facts_are_spread_evenly(edits: int, facts: int, indices: list[int]) -> None:
+    requests = [EditRequest(index, f"prompt {index}", "Peru") for index in range(facts)]
+    assert [request.case_id for request in demo.spread_evenly(requests, edits)] == indices
+
+
+def test_methods_for_several_models_are_refused() -> None:
+    hparams = {name: SimpleNamespace(model_name=name) for name in ("small", "large")}
+    with pytest.raises(ValueError, match="must have the same model_name, not large, small"):
+        demo.compare_methods(Console(), None, None, [], hparams, {})
+
+
+def test_answers_to_a_fact_end_with_its_target_and_others_do_not(capsys: pytest.CaptureFixture[str]) -> None:
+    other = (Probe("language of Hamlet", "Spanish"),)
+    request = EditRequest(
+        0, "who wrote Hamlet", "Peru", rephrase_prompts=("king of Hamlet",), relation_specificity=other
+    )
+    show_facts(Console(width=80), [request, request], [["a", "b", "c"]] * 2, [["Peru Peru", "Peru", "Peru Peru"]] * 2)
+    text = capsys.readouterr().out
+    assert text.count("Peru …") == 2 and text.count("Peru Peru") == 2
+    assert text.count("… means that the model writes more after the target.") == 1
+    show_facts(Console(width=80), [request], [["a", "b", "c"]], [["Peru", "b", "c …"]])
+    assert "writes more" not in capsys.readouterr().out
+
+
+def test_the_printed_commands_run_this_installation(
+    tmp_path: Path, compared: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/own venv/easyedit-lifelong"])
+    out = tmp_path / "my results"
+    demo.run_short_demo(3, out, compared=compared, data=tmp_path / "facts.json", facts=(0, 1, 2))
+    text = capfd.readouterr().out
+    assert f"\n  '/own venv/easyedit-lifelong' report '{out}/GRACE' '{out}/by-subject' '{out}/CoachHook'\n" in text
+    assert f"\n  '/own venv/easyedit-lifelong' generate --edits '{out}/edits' --compare" in text

@@ -73,11 +73,11 @@ def run(folder: Path, edits: int = 3, out: str = "demo") -> dict[str, dict[str, 
 
 
 def test_both_methods_edit_the_same_facts_and_share_one_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    summaries = run(folder)
+    summaries = run(folder, out="my demo")
     assert list(summaries) == ["GRACE", "CoachHook"]
     requests = {}
     for method, summary in summaries.items():
-        run_folder = folder / "demo" / method
+        run_folder = folder / "my demo" / method
         assert json.loads((run_folder / SUMMARY).read_text(encoding="utf-8")) == summary
         journal = [json.loads(line) for line in (run_folder / JOURNAL).read_text(encoding="utf-8").splitlines()]
         requests[method] = [(entry["prompt"], entry["target_new"]) for entry in journal]
@@ -93,6 +93,8 @@ def test_both_methods_edit_the_same_facts_and_share_one_table(folder: Path, caps
     table = text[text.index("each method from the unedited model") :]
     for name in ("ES", "ERR (reliability)", "generality", "locality", "TRR", "generation_match", "seconds an edit"):
         assert f"\n{name} " in table
+    runs = " ".join(f"'{folder / 'my demo' / method}'" for method in summaries)
+    assert f"easyedit-lifelong report {runs}\n" in text
     assert text.count("Peru (rephrased)") == 2, "the paraphrase isn't shown once for each method"
 
 

@@ -26,7 +26,7 @@ def test_an_edit_is_made_shown_and_saved(edits_cli: EditsCommandLine, method: st
     assert after.split()[0] == TARGET
     assert before != after
     title, row = (part.split() for part in out[out.index("before and after") :].split("target:"))
-    assert " ".join(title).endswith("…: the model writes more after the")
+    assert " ".join(title).endswith("; … means that the model writes more after the")
     assert all(word in row for word in before.split())
     assert row[row.index("…") - 1] == TARGET, "the text after the target isn't left out"
     (record,) = edits_cli.records("edits")
@@ -38,6 +38,11 @@ def test_eos_ends_the_answer_whatever_the_file_says(edits_cli: EditsCommandLine)
     table = out[out.index("before and after") :]
     assert TARGET in table and "…" not in table
     assert generated_by(*edits_cli.model("edits"), PROMPT, 8).split() == [TARGET]
+
+
+def test_the_printed_command_can_be_pasted(edits_cli: EditsCommandLine) -> None:
+    out = edits_cli.edit("GRACE", "my edits")
+    assert f"generate --edits '{edits_cli.folder / 'my edits'}' --prompt ... --compare\n" in out
 
 
 def test_a_wrong_answer_is_shown_to_its_targets_end(edits_cli: EditsCommandLine) -> None:

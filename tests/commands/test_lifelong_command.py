@@ -142,7 +142,9 @@ def test_an_output_folder_that_cannot_be_created_is_refused(
 
 @pytest.mark.parametrize("option", ["out", "data", "hparams", "retention", "model"])
 def test_the_home_folder_of_an_unknown_user_is_refused(lifelong_cli: RunCommand, option: str) -> None:
-    assert "~nosuchuser/x: there is no such user here" in lifelong_cli.error_of(**{option: "~nosuchuser/x"})
+    assert "~nosuchuser/x: the home folder isn't known, or there is no such user" in lifelong_cli.error_of(
+        **{option: "~nosuchuser/x"}
+    )
 
 
 def test_a_system_error_is_one_line_and_verbose_shows_its_traceback(

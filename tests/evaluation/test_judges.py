@@ -135,7 +135,19 @@ def test_a_reply_that_is_not_understood_is_asked_for_again_and_then_an_error(
     assert len(requests) == 5
 
 
-@pytest.mark.parametrize("body", [b"<html>a page</html>", b"{}", b'{"choices": null}', b'{"choices": []}', b"[]"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>a page</html>",
+        b"{}",
+        b'{"choices": null}',
+        b'{"choices": []}',
+        b'{"choices": {"0": {}}}',
+        b'{"choices": [{"message": {"content": [{"type": "text", "text": "a"}]}}]}',
+        b'{"choices": [{"message": {"content": 1}}]}',
+        b"[]",
+    ],
+)
 def test_an_answer_that_is_no_chat_completion_is_an_error(
     server: Callable[[Reply], list[dict[str, Any]]], body: bytes
 ) -> None:

@@ -124,6 +124,9 @@ def test_facts_are_read_under_both_names(tmp_path: Path) -> None:
     path.write_text(json.dumps([records[0], records[0]]))
     with pytest.raises(DataError, match="identifier 7 of another record"):
         read_known_facts(path)
+    path.write_text(json.dumps([{**records[0], "known_id": "x\ud83d"}]))  # files can't have half of a surrogate pair
+    with pytest.raises(DataError, match="record 0, field 'known_id': holds an incomplete character"):
+        read_known_facts(path)
 
 
 def test_keys_that_a_fact_has_twice_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

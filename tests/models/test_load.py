@@ -151,7 +151,7 @@ def test_an_unknown_dtype_is_refused_before_loading(tmp_path: Path) -> None:
 
 
 def test_the_home_folder_of_an_unknown_user_is_refused() -> None:
-    assert _refusal("~nosuchuser/m").startswith("~nosuchuser/m: there is no such user here")
+    assert _refusal("~nosuchuser/m").startswith("~nosuchuser/m: the home folder isn't known")
 
 
 @pytest.mark.parametrize("name", ["./nothing", "/nothing/here", "~/nothing", "a/b/c"])

@@ -26,11 +26,25 @@ def test_an_answer_is_cut_at_the_targets_end_if_it_is_the_target(text: str, targ
     assert answer_text(text, target) == shown
 
 
-@pytest.mark.parametrize("after", ["Lyon", "Lyon …"])
-def test_the_title_explains_the_mark_where_there_is_one(after: str) -> None:
+@pytest.mark.parametrize(
+    ("target", "after", "shown", "is_cut"),
+    [
+        ("Lyon", "Lyon", "Lyon", False),
+        ("Lyon", "Lyon. The", "Lyon …", True),
+        ("Lyon", "Lyon …", "Lyon …", True),
+        ("Lyon", "Rome …", "Rome …", False),
+        (None, "Lyon …", "Lyon …", False),
+        (None, "Lyon. The", "Lyon. The", False),
+    ],
+)
+def test_the_title_explains_the_mark_where_there_is_one(
+    target: str | None, after: str, shown: str, is_cut: bool
+) -> None:
     console = Console(width=120, record=True, force_terminal=False)
-    edited_answers_table(console, [("The capital of France is", "Lyon", "Paris …?", after)], "Answers")
-    title, header, row = (line.rstrip() for line in console.export_text().splitlines())
+    edited_answers_table(console, [("The capital of France is", "Lyon", target, "Paris …?", after)], "Answers")
+    *titles, header, row = (line.rstrip() for line in console.export_text().splitlines())
+    title = " ".join(titles)
     assert title.startswith("Answers") and title.endswith(":")
-    assert ("the model writes more after the target" in title) == after.endswith("…")
-    assert header.split() == ["prompt", "edited", "to", "before", "after"] and row.endswith(after)
+    assert title.count(":") == 1
+    assert ("; … means that the model writes more after the target" in title) == is_cut
+    assert header.split() == ["prompt", "edited", "to", "before", "after"] and row.endswith(shown)

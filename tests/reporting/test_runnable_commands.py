@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import easyedit_lifelong
 from easyedit_lifelong.commands.doctor import run_checks
 from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.models.packaged_models import DEFAULT_MODEL, PACKAGED_MODELS, PackagedModel
@@ -58,6 +59,29 @@ def test_commands_have_paths_where_the_shell_finds_other_programs(
 def test_a_call_from_python_keeps_the_name_of_the_program(installation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["-c"])
     assert runnable("easyedit-lifelong doctor") == "easyedit-lifelong doctor"
+
+
+def test_a_module_call_is_repeated_as_one(installation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main_module = Path(easyedit_lifelong.__file__).with_name("__main__.py")
+    monkeypatch.setattr(sys, "argv", [str(main_module)])
+    assert runnable("easyedit-lifelong doctor") == f"'{installation}/python' -m easyedit_lifelong doctor"
+    monkeypatch.setenv("PATH", str(installation))
+    assert runnable("easyedit-lifelong doctor") == "easyedit-lifelong doctor"
+    monkeypatch.setattr(sys, "argv", ["/elsewhere/__main__.py"])
+    monkeypatch.setenv("PATH", "")
+    assert runnable("easyedit-lifelong doctor") == "easyedit-lifelong doctor"
+
+
+def test_deleted_and_unknown_programs_end_no_message(installation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deleted = installation.parent / "deleted" / "easyedit-lifelong"
+    monkeypatch.setattr(sys, "argv", [str(deleted)])
+    monkeypatch.setattr(sys, "executable", str(deleted.with_name("python")))
+    assert runnable("easyedit-lifelong doctor") == f"{deleted} doctor"
+    assert runnable("pip install x") == f"{deleted.with_name('python')} -m pip install x"
+    monkeypatch.setattr(sys, "argv", [str(Path(easyedit_lifelong.__file__).with_name("__main__.py"))])
+    monkeypatch.setattr(sys, "executable", "")
+    for command in ("pip install x", "python -m pytest", "easyedit-lifelong doctor"):
+        assert runnable(command) == command
 
 
 def test_errors_and_remedies_have_them(

@@ -141,10 +141,10 @@ def test_paths_are_relative_to_the_file_else_to_the_current_folder(
         ({**VALID, "loop": "consecutive", "protocol": "once"}, "protocol: 'once' is none of consecutive, single-round"),
         ({**VALID, "retention": [{"prompt": "p"}]}, "retention: must be a file, [] for none, or left out"),
         ({**VALID, "only_errors": "yes"}, "only_errors: 'yes' is not true or false"),
-        ({**VALID, "data": {"path": "~nosuchuser/x"}}, "data.path: ~nosuchuser/x: there is no such user here"),
-        ({**VALID, "data": {"path": "x", "format": "~nosuchuser/x.yaml"}}, "data.format: ~nosuchuser/x.yaml: there is"),
-        ({**VALID, "hparams": "~nosuchuser/x"}, "hparams: ~nosuchuser/x: there is no such user here"),
-        ({**VALID, "text": "~nosuchuser/x"}, "text: ~nosuchuser/x: there is no such user here"),
+        ({**VALID, "data": {"path": "~nosuchuser/x"}}, "data.path: ~nosuchuser/x: the home folder isn't known"),
+        ({**VALID, "data": {"path": "x", "format": "~nosuchuser/x.yaml"}}, "data.format: ~nosuchuser/x.yaml: the home"),
+        ({**VALID, "hparams": "~nosuchuser/x"}, "hparams: ~nosuchuser/x: the home folder isn't known"),
+        ({**VALID, "text": "~nosuchuser/x"}, "text: ~nosuchuser/x: the home folder isn't known"),
     ],
 )
 def test_an_invalid_file_is_refused_with_its_path_and_key(tmp_path: Path, values: Any, message: str) -> None:

@@ -40,9 +40,9 @@ class KeyMaker:
             path,
             layer,
             whitening,
-            COS,
-            hparams.key_templates,
-            hparams.false_fire_rate,
+            dist_fn=COS,
+            key_templates=hparams.key_templates,
+            false_fire_rate=hparams.false_fire_rate,
         )
 
     def keys(self, facts: Sequence[Fact]) -> SubjectKeys:

@@ -188,7 +188,7 @@ def _draw_cells(axes: Axes, shares: np.ndarray, colour: str) -> None:
 def _in_file_name(identifier: str) -> str:
     """Return an identifier as a part of a file's name; with a digest of it, if it can't be one unchanged."""
     name = re.sub(r"[^A-Za-z0-9._-]", "_", identifier[:_LONGEST_NAME])
-    return name if name == identifier else f"{name}-{zlib.crc32(identifier.encode()):08x}"
+    return name if name == identifier else f"{name}-{zlib.crc32(identifier.encode(errors='surrogatepass')):08x}"
 
 
 def _visible(token: str) -> str:

@@ -9,7 +9,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -78,28 +78,31 @@ class _RunningCell:
         job: the cell.
         process: its process.
         connection: what its outcome comes through; closed when nothing more can come.
-        outcomes: its outcome, when it has come: None if it is finished, else the reason why it failed.
+        received: whether its outcome has come.
+        outcome: its outcome, when it has come: None if it is finished, else the reason why it failed.
     """
 
     job: CellJob
     process: BaseProcess
     connection: Connection
-    outcomes: list[str | None] = field(default_factory=list)
+    received: bool = False
+    outcome: str | None = None
 
     def receive(self) -> None:
         """Receive the outcome, unless the process died before it could send it."""
         if not self.connection.closed:
             with contextlib.suppress(EOFError, OSError):
                 if self.connection.poll():
-                    self.outcomes.append(self.connection.recv())
+                    self.outcome = self.connection.recv()
+                    self.received = True
             self.connection.close()
 
     def failure(self) -> str | None:
         """Return why the cell of an ended process failed; None if it is finished."""
         self.receive()
         self.process.join()
-        if self.outcomes:
-            return self.outcomes[0]
+        if self.received:
+            return self.outcome
         code = self.process.exitcode or 0
         if code == -signal.SIGKILL:
             return "its process was killed (SIGKILL); perhaps the memory was used up"
@@ -109,7 +112,7 @@ class _RunningCell:
 def _wait_for_ends(running: Sequence[_RunningCell]) -> list[_RunningCell]:
     """Return the cells whose processes have ended, after :data:`POLL_SECONDS` at most.
 
-    A process can't end before its outcome is received: a long one does not fit into the pipe.
+    A process with a long outcome can't end before it is received, since the outcome does not fit into the pipe.
     """
     connections = [cell.connection for cell in running if not cell.connection.closed]
     ready = wait([*(cell.process.sentinel for cell in running), *connections], POLL_SECONDS)

@@ -103,9 +103,9 @@ class ModelStatistics:
             self._path,
             self._layer,
             whitening,
-            hparams.dist_fn,
-            hparams.key_templates,
-            hparams.false_fire_rate,
+            dist_fn=hparams.dist_fn,
+            key_templates=hparams.key_templates,
+            false_fire_rate=hparams.false_fire_rate,
         )
 
     @functools.cached_property

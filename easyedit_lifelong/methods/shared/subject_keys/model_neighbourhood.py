@@ -23,6 +23,7 @@ def neighbourhood_at(
     path: str,
     layer: nn.Module,
     whitening: Tensor | None,
+    *,
     dist_fn: str,
     key_templates: Sequence[str],
     false_fire_rate: float,
@@ -35,9 +36,9 @@ def neighbourhood_at(
         path: the path of the layer.
         layer: the layer; its inputs are the keys.
         whitening: the matrix that the keys are whitened with, shape ``(width, rank)``; None for no whitening.
-        dist_fn: see :class:`.Neighbourhood`, as for the last two arguments.
-        key_templates: the templates of keys.
-        false_fire_rate: share of the sentences that may match.
+        dist_fn: ``euc`` or ``cos``.
+        key_templates: the templates that key vectors are taken from, besides the prompt.
+        false_fire_rate: share of the sentences that may match the key of another sentence's subject.
 
     Raises:
         EditError: the model can't compute gradients.
