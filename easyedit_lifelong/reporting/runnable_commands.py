@@ -17,12 +17,15 @@ _COMMAND = re.compile(
 _MAIN = Path(__file__).parents[1] / "__main__.py"
 """What ``python -m easyedit_lifelong`` runs."""
 
+_RUN_SH_MARK = ".easyedit-lifelong"
+"""The file that ``run.sh`` leaves in the virtual environment that it makes beside itself."""
+
 
 def runnable(text: str) -> str:
     """Return a message in which commands have the path of their program, if the shell doesn't find it by its name.
 
-    The shell doesn't find the programs of a virtual environment that isn't activated, such as that of ``run.sh``, and
-    ``pip`` would be that of another Python.
+    The shell doesn't find the programs of a virtual environment that isn't activated, and ``pip`` would be that of
+    another Python. In the folder of ``run.sh``, ``sh run.sh`` stands for the program of its environment.
 
     Args:
         text: a message with commands that begin with ``pip install``, ``python -m`` or ``easyedit-lifelong``.
@@ -35,7 +38,7 @@ def _with_path(command: str) -> str:
     if command == "easyedit-lifelong":
         program = Path(sys.argv[0])
         if program.name == command and not _is_found(program):
-            return shlex.quote(str(program))
+            return "sh run.sh" if _is_run_by_run_sh(program) else shlex.quote(str(program))
         if program == _MAIN and sys.executable and not _is_found(Path(sys.executable).with_name(command)):
             return f"{shlex.quote(sys.executable)} -m {_MAIN.parent.name}"
         return command  # also where Python code called the command
@@ -43,6 +46,16 @@ def _with_path(command: str) -> str:
     if not sys.executable or _is_found(Path(sys.executable).with_name(name)):  # it is empty where it isn't known
         return command
     return f"{shlex.quote(sys.executable)} {rest or '-m pip'}" if command != "python" else shlex.quote(sys.executable)
+
+
+def _is_run_by_run_sh(program: Path) -> bool:
+    """Return whether ``sh run.sh`` in the current folder runs a program."""
+    environment = program.absolute().parents[1]
+    script = environment.with_name("run.sh")
+    try:
+        return (environment / _RUN_SH_MARK).is_file() and script.is_file() and script.parent.samefile(Path.cwd())
+    except OSError:  # the current folder was deleted
+        return False
 
 
 def _is_found(program: Path) -> bool:

@@ -72,6 +72,21 @@ def test_a_module_call_is_repeated_as_one(installation: Path, monkeypatch: pytes
     assert runnable("easyedit-lifelong doctor") == "easyedit-lifelong doctor"
 
 
+def test_beside_run_sh_the_script_is_named(installation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "clone" / ".venv" / "bin" / "easyedit-lifelong"
+    environment = program.parents[1]
+    environment.mkdir(parents=True)
+    programs_in(program.parent)
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    (tmp_path / "clone" / "run.sh").touch()
+    monkeypatch.chdir(tmp_path / "clone")
+    assert runnable("easyedit-lifelong doctor") == f"{program} doctor"  # run.sh did not make this environment
+    (environment / ".easyedit-lifelong").touch()
+    assert runnable("easyedit-lifelong doctor") == "sh run.sh doctor"
+    monkeypatch.chdir(tmp_path)
+    assert runnable("easyedit-lifelong doctor") == f"{program} doctor"
+
+
 def test_deleted_and_unknown_programs_end_no_message(installation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deleted = installation.parent / "deleted" / "easyedit-lifelong"
     monkeypatch.setattr(sys, "argv", [str(deleted)])
