@@ -50,8 +50,8 @@ def _with_path(command: str) -> str:
 
 def _is_run_by_run_sh(program: Path) -> bool:
     """Return whether ``sh run.sh`` in the current folder runs a program."""
-    environment = program.absolute().parents[1]
-    script = environment.with_name("run.sh")
+    environment = program.absolute().parent.parent
+    script = environment.parent / "run.sh"
     try:
         return (environment / _RUN_SH_MARK).is_file() and script.is_file() and script.parent.samefile(Path.cwd())
     except OSError:  # the current folder was deleted

@@ -88,6 +88,8 @@ def test_beside_run_sh_the_script_is_named(installation: Path, tmp_path: Path, m
 
 
 def test_deleted_and_unknown_programs_end_no_message(installation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/easyedit-lifelong"])
+    assert runnable("easyedit-lifelong doctor") == "/easyedit-lifelong doctor"
     deleted = installation.parent / "deleted" / "easyedit-lifelong"
     monkeypatch.setattr(sys, "argv", [str(deleted)])
     monkeypatch.setattr(sys, "executable", str(deleted.with_name("python")))
