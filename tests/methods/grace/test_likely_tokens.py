@@ -13,24 +13,19 @@ from torch.nn import functional as F
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import HyperParameterError
-from easyedit_lifelong.methods.grace.training import optimise, restricted_training
+from easyedit_lifelong.methods.grace.training import optimise
 from easyedit_lifelong.methods.grace.training.likely_tokens import LikelyTokens, can_restrict, likely_tokens
 from easyedit_lifelong.methods.grace.training.suffix_pass import SuffixPass
 from easyedit_lifelong.models.encoding import IGNORED
+from tests.support import trained_values
 from tests.support.causal_families import FAMILIES
 from tests.support.thoroughness import default_cases
 from tests.support.tiny_models import build_model
-
-REQUESTS = [
-    EditRequest(case_id=0, prompt="the red fox", target_new="river"),
-    EditRequest(case_id=1, prompt="the sea is", target_new="red"),
-    EditRequest(case_id=2, prompt="a blue bird", target_new="stone"),
-]
+from tests.support.trained_values import REQUESTS
 
 
 def hparams(**settings: Any) -> GraceHyperParams:
-    values = {"inner_params": ["model.layers[1].mlp.down_proj.weight"], "edit_lr": 0.5, "n_iter": 60, **settings}
-    return GraceHyperParams(**{"model_name": "tiny", "device": "cpu", "optimizer": "lbfgs", **values})
+    return trained_values.hparams(**{"optimizer": "lbfgs", **settings})
 
 
 @pytest.fixture
@@ -158,17 +153,9 @@ def trained(
         classes.append(value_pass.logits(None).shape[-1])
         return train(value_pass, *arguments)
 
-    monkeypatch.setattr(optimise, "train_values", recording)
-    results: list[optimise.TrainedValue] = []
-    train_and_check = restricted_training.train_and_check
-
-    def keeping(*arguments: Any) -> list[optimise.TrainedValue]:
-        results.extend(values := train_and_check(*arguments))
-        return values
-
-    monkeypatch.setattr("easyedit_lifelong.methods.grace.training.train_batch.train_and_check", keeping)
-    apply_grace_to_model(model, tokenizer, requests, hparams)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(optimise, "train_values", recording)
+        results = trained_values.trained_values(model, tokenizer, hparams, requests)
     return results, classes
 
 

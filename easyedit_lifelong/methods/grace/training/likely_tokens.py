@@ -72,10 +72,13 @@ class LikelyTokens:
         return overridden("forward", {self.head: few_rows_linear(self.weight, self.bias)})
 
     def classes_from(self, logits: Tensor) -> Tensor:
-        """Return each row's logits of its own tokens, followed by that of all others, ``(rows, targets, likely + 1)``.
+        """Return the logits of a row's likely tokens, and then one logit for all other tokens.
 
         Args:
             logits: those of a restricted pass, ``(rows, targets, tokens)``.
+
+        Returns:
+            Shape ``(rows, targets, likely + 1)``.
         """
         if logits.shape[-1] != len(self.union):  # a model that does not call its head
             logits = logits[..., self.union]

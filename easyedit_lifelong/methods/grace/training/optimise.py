@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
+from easyedit_lifelong.methods.grace.training.value_pass import ValuePass, rows_of_edits
 from easyedit_lifelong.methods.shared.divergence import KLDivergence
 from easyedit_lifelong.methods.shared.quasi_newton import lowest
 from easyedit_lifelong.methods.shared.vector_optimisers import make_optimiser
@@ -98,7 +98,7 @@ def train_values(
     step_pass, step_noise, step_rows = value_pass, noise, list(range(len(noise)))
     for step in itertools.count():
         values = optimiser.candidates.detach().clone().requires_grad_(True)
-        rows = [edit * rows_per_edit + row for edit in active for _ in values[0] for row in range(rows_per_edit)]
+        rows = rows_of_edits([edit for edit in active for _ in values[0]], rows_per_edit)
         if rows != step_rows:
             selected = torch.tensor(rows, device=noise.device)
             step_pass, step_noise, step_rows = value_pass.select_rows(selected), noise[selected], rows

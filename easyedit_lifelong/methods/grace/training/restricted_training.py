@@ -11,7 +11,7 @@ from torch import Tensor
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.training import optimise
 from easyedit_lifelong.methods.grace.training.optimise import TrainedValue, evaluate, require_finite_loss
-from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
+from easyedit_lifelong.methods.grace.training.value_pass import ValuePass, rows_of_edits
 
 _ROUNDS = 3
 """How often likely tokens are chosen. A value that still fails the check is then trained with all tokens."""
@@ -62,8 +62,7 @@ def train_and_check(
                 failed.append(n)
         if not failed:
             break
-        rows = torch.tensor([n * rows_per_edit + row for n in failed for row in range(rows_per_edit)])
-        rows = rows.to(logits.device)
+        rows = torch.tensor(rows_of_edits(failed, rows_per_edit), device=logits.device)
         value_pass, values, logits = value_pass.select_rows(rows), values[failed], logits[rows]
         edits, steps = [edits[n] for n in failed], [results[n].steps for n in failed]
     return [trained[edit] for edit in range(len(starts))]

@@ -19,7 +19,7 @@ from easyedit_lifelong.methods.grace.codebook.edit_history import all_keys_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.training.optimise import TrainedValue, initial_value
 from easyedit_lifelong.methods.grace.training.restricted_training import train_and_check
-from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
+from easyedit_lifelong.methods.grace.training.value_pass import ValuePass, rows_of_edits
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def train_batch(
         ready = [n for n in waiting if planned[n].predecessor is None or planned[n].predecessor in trained]
         ready_pass = value_pass
         if len(ready) < len(edits):
-            rows = torch.tensor([n * copies + copy for n in ready for copy in range(copies)])
+            rows = torch.tensor(rows_of_edits(ready, copies))
             ready_pass = value_pass.select_rows(rows.to(value_pass.targets.device))
         starts = torch.stack([_initial_value(planned[n], trained) for n in ready])
         identities, where = [edits[n].identity for n in ready], [edits[n].where for n in ready]

@@ -21,11 +21,16 @@ from easyedit_lifelong.methods.grace.adaptor import GraceAdaptor
 from easyedit_lifelong.methods.grace.trial import Trial
 from easyedit_lifelong.models.anatomy import Anatomy
 from easyedit_lifelong.models.capture import recording_output
-from easyedit_lifelong.models.devices import device_of
+from easyedit_lifelong.models.devices import input_device
 from easyedit_lifelong.models.encoding import IGNORED, EncodedPair, pad_rows
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.partial_pass import fixed_output, hidden_of, same_logits, with_hidden
 from easyedit_lifelong.models.stack_trackers import find_stack
+
+
+def rows_of_edits(edits: Sequence[int], rows_per_edit: int) -> list[int]:
+    """Return the rows of some edits in a pass in which each edit has the same number of consecutive rows."""
+    return [edit * rows_per_edit + row for edit in edits for row in range(rows_per_edit)]
 
 
 class ValuePass(abc.ABC):
@@ -192,7 +197,7 @@ def full_pass(
         pad: the padding token's id.
         anatomy: the parts of that stack, to run the blocks below the layer only once; None to run all blocks.
     """
-    device = device_of(model.get_input_embeddings())
+    device = input_device(model)
     ids, mask = pad_rows([pair.prompt] * copies, pad, "right", device)
     targets = torch.tensor([pair.target] * copies, device=device)
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
