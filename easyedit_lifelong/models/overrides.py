@@ -10,7 +10,7 @@ import contextlib
 import functools
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -51,16 +51,27 @@ def overridden(name: str, values: Mapping[Any, Any]) -> Iterator[None]:
                 vars(owner)[name] = value
 
 
-@contextlib.contextmanager
-def without_hooks(module: nn.Module) -> Iterator[None]:
+def without_hooks(module: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Run no hooks of a module and of its submodules in this context.
 
     A pass inside another pass has other rows and columns than those that the hooks were made for. A hook
     that is registered inside the context runs. It must be removed inside the context, too.
     """
+    return _without_hooks_of(module.modules())
+
+
+def without_own_hooks(module: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Run no hooks of a module in this context; those of its submodules run. See :func:`without_hooks`."""
+    return _without_hooks_of([module])
+
+
+@contextlib.contextmanager
+def _without_hooks_of(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Run no hooks of these modules in this context."""
+    owners = list(modules)
     with contextlib.ExitStack() as stack:
         for name in ("_forward_pre_hooks", "_forward_hooks"):
-            hooked = [part for part in module.modules() if vars(part)[name]]
+            hooked = [part for part in owners if vars(part)[name]]
             stack.enter_context(overridden(name, {part: OrderedDict() for part in hooked}))
         yield
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from easyedit_lifelong.models.overrides import overridden
+from easyedit_lifelong.models.overrides import overridden, without_own_hooks
 from easyedit_lifelong.models.row_axis import with_row_axis, without_row_axis
 
 
@@ -88,6 +88,22 @@ def fixed_output(blocks: Sequence[nn.Module], output: Any) -> contextlib.Abstrac
         return output
 
     return overridden("forward", dict.fromkeys(blocks, stand_in))
+
+
+@contextlib.contextmanager
+def standing_in(module: nn.Module, hidden: Tensor) -> Iterator[None]:
+    """Return hidden states in place of a module's output in this context. Neither the module nor its hooks run.
+
+    Args:
+        module: returns hidden states of shape ``(rows, tokens, width)`` or ``(rows * tokens, width)``.
+        hidden: its output at every token, shape ``(rows, tokens, width)``.
+    """
+
+    def stand_in(inputs: Tensor, *_: Any, **__: Any) -> Tensor:
+        return hidden if inputs.dim() == hidden.dim() else without_row_axis(hidden)
+
+    with without_own_hooks(module), overridden("forward", {module: stand_in}):
+        yield
 
 
 def replacing_output(module: nn.Module, hidden: Tensor, column: int) -> contextlib.AbstractContextManager[Any]:

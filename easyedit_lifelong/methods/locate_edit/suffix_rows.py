@@ -28,6 +28,7 @@ from easyedit_lifelong.models.partial_pass import (
     hidden_of,
     replacing_output,
     same_logits,
+    standing_in,
     with_hidden,
 )
 from easyedit_lifelong.models.prompt_positions import full_prompt_layers
@@ -73,7 +74,7 @@ class SuffixRows:
         self._early_head = EarlyHead(runner, hparams, layer)
         self.rows = align_rows(runner, batch_rows)
         self._head = None if runner.anatomy is None else runner.anatomy.head
-        split = None if self._head is None else _split_blocks(runner, block, projection is None)
+        split = None if self._head is None else _split_blocks(runner, block, projection)
         self._partial = split is not None
         self._constant_blocks, affected = ([], []) if split is None else split
         # The last block's attention reads all tokens, but its MLP is needed only where a token is predicted.
@@ -227,7 +228,7 @@ class SuffixRows:
         up_to_last_prediction = predicted.flip(1).cumsum(dim=1).flip(1) > 0
         with (
             fixed_output(self._constant_blocks, self._constant_output),
-            replacing_output(self._changed, changed, 0),
+            self._changed_output(changed),
             head_at_positions(self._head, rows.prediction_row, rows.prediction_column),
             grouped_queries(),
             computing_only(self._last_mlps, predicted),
@@ -236,6 +237,12 @@ class SuffixRows:
         ):
             logits = self._runner.call(ids, mask, rows.lengths, self._prefix)[0]
         return at_least_float32(logits), self._early_logits(rows.prediction_column)
+
+    def _changed_output(self, changed: Tensor) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which the block or the projection returns changed hidden states, in a partial pass."""
+        if self._projection is None:
+            return replacing_output(self._changed, changed, 0)
+        return standing_in(self._projection, changed)
 
     def _run_full(self, changed: Tensor) -> tuple[Tensor, Tensor | None]:
         """Run the full model; see :meth:`_run`. ``changed`` is as in :meth:`_run_partial`."""
@@ -257,21 +264,22 @@ class SuffixRows:
 
 
 def _split_blocks(
-    runner: Runner, block: nn.Module, block_is_constant: bool
+    runner: Runner, block: nn.Module, projection: nn.Module | None
 ) -> tuple[list[nn.Module], list[nn.Module]] | None:
     """Return the constant blocks and the affected blocks; None if all passes must be full.
 
     Args:
         runner: runs the model.
-        block: the block in which, or after which, the change is made.
-        block_is_constant: whether the change is made after it.
+        block: the block whose output is changed, or that of its projection.
+        projection: the projection; None: the block's own output is changed.
     """
     blocks: list[nn.Module] = list(runner.anatomy.blocks) if runner.anatomy is not None else []
     if block not in blocks:
         return None
-    count = blocks.index(block) + block_is_constant
+    count = blocks.index(block) + (projection is None)
     constant, affected = blocks[:count], blocks[count:]
-    affected_modules = {module for block in affected for module in block.modules()}
-    if not affected_modules.isdisjoint(full_prompt_layers(runner.model)):
+    # The projection's output is replaced, so that its hooks don't run.
+    run = {module for block in affected for module in block.modules()} - {projection}
+    if not run.isdisjoint(full_prompt_layers(runner.model)):
         return None
     return constant, affected
