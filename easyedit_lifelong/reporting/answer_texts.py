@@ -12,6 +12,8 @@ from easyedit_lifelong.reporting.console_tables import answer_table
 _CONTINUES = "…"
 CONTINUES_NOTE = f"{_CONTINUES} means that the model writes more after the target"
 """What the end of a text that was cut means."""
+NO_TEXT = "(no text)"
+"""What stands for an answer that ends before it begins."""
 
 
 def answer_text(text: str, target: str) -> str:
@@ -21,8 +23,11 @@ def answer_text(text: str, target: str) -> str:
 
     Args:
         text: the generated text.
-        target: the target. A text that does not begin with all of it, as whole words, is returned unchanged.
+        target: the target. A text that does not begin with all of it, as whole words, is returned unchanged, but
+            :data:`NO_TEXT` for a blank one.
     """
+    if not text.strip():
+        return NO_TEXT
     if not starts_with_whole_answer(text, target):
         return text
     end = _end(text, target)

@@ -19,7 +19,8 @@ from easyedit_lifelong.reporting.answer_texts import answer_text, edited_answers
         (" 3000000", "30", " 3000000"),
         (" Paris, not Lyon", "Lyon", " Paris, not Lyon"),
         (" Mark Tw", "Mark Twain", " Mark Tw"),
-        ("", "Lyon", ""),
+        ("", "Lyon", "(no text)"),
+        (" \n", "Lyon", "(no text)"),
     ],
 )
 def test_an_answer_is_cut_at_the_targets_end_if_it_is_the_target(text: str, target: str, shown: str) -> None:
