@@ -120,7 +120,7 @@ def _collect(arguments: argparse.Namespace) -> None:
         check_obtainable(corpus)
         corpus_name = "text sampled from the model itself" if corpus.label == "self-sampled" else corpus.label
         line = f"Second moments of {model_name}, {len(layers)} layers, on {corpus_name}"
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False)
         model, tokenizer = load_model(
             model_name,
             device,
@@ -154,9 +154,7 @@ def _merge(arguments: argparse.Namespace) -> None:
     if arguments.out is None:
         raise CovarianceError("--merge: give the merged file with --out FILE.npz")
     moment = merge_moments(arguments.merge, arguments.out)
-    Console().print(
-        f"{moment.count} tokens of {len(arguments.merge)} files: {moment.source}", highlight=False, markup=False
-    )
+    Console().print(f"{moment.count} tokens of {len(arguments.merge)} files: {moment.source}", highlight=False)
 
 
 def _file_values(name: str | None) -> Mapping[str, Any]:
@@ -224,4 +222,4 @@ def _show(console: Console, moments: Mapping[str, SecondMoment], seconds: float)
             highlight=False,
         )
     folders = {str(Path(moment.source).parent) for moment in moments.values()}
-    console.print(f"{seconds:.1f} s in all. The files are in {', '.join(folders)}", highlight=False, markup=False)
+    console.print(f"{seconds:.1f} s in all. The files are in {', '.join(folders)}", highlight=False)

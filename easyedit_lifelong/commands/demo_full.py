@@ -171,7 +171,6 @@ def _provide_moments(console: Console, model: Any, tokenizer: Any, hparams: Any)
         f"CoachHook needs the second moments of the keys of layers {layers}, so that edits change other text little. "
         f"They are collected once, over {amount} of {text}.",
         highlight=False,
-        markup=False,
     )
     collected = False  # the progress is reported only if the moments are not stored already
     began = time.monotonic()
@@ -190,7 +189,7 @@ def _provide_moments(console: Console, model: Any, tokenizer: Any, hparams: Any)
         if collected
         else "Found; they were stored by an earlier run in"
     )
-    console.print(f"{source} {folder}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{source} {folder}", highlight=False, soft_wrap=True)
 
 
 def _edit_once(console: Console, editor: Any, request: EditRequest) -> None:
@@ -209,7 +208,6 @@ def _edit_once(console: Console, editor: Any, request: EditRequest) -> None:
         f"BaseEditor.edit: {request.prompt!r} -> {request.target_new!r}: rewrite accuracy {pre:.2f} before, "
         f"{post:.2f} after the edit",
         highlight=False,
-        markup=False,
     )
 
 

@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     kinds = ", ".join(sorted({file.suffix.removeprefix(".") for file in files}))
     print_line(console, f"Report: {page}")
     if files:
-        console.print(f"Beside it: {len(files)} files ({kinds})", highlight=False, markup=False)
+        console.print(f"Beside it: {len(files)} files ({kinds})", highlight=False)
     return 0
 
 

@@ -83,7 +83,6 @@ def run(arguments: argparse.Namespace) -> int:
         f"{rescoring.plan.method.name} on {rescoring.plan.hparams.model_name}: {edits} edits of {arguments.folder}, "
         f"{requests} records of {rescoring.inputs.name}",
         highlight=False,
-        markup=False,
     )
     model, tokenizer = load_model_for(rescoring.plan.hparams)
     show_result(console, rescore(rescoring, model, tokenizer), out)

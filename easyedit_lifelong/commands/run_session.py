@@ -36,7 +36,6 @@ def run_and_report(experiment: Experiment, out: Path, resume: bool = False) -> R
     console.print(
         f"{hparams.alg_name} on {hparams.model_name}: {n_edits} edits from {inputs.name}{batches}",
         highlight=False,
-        markup=False,
     )
     model, tokenizer = load_model_for(hparams)
     with edit_progress(console, n_edits) as progress:
@@ -62,5 +61,5 @@ def show_result(console: Console, result: RunResult, out: Path) -> None:
     score_table(console, result.metrics, f"\n{summary['method']}, {summary['n_edits']} edits{protocol}")
     harness_table(console, summary.get(LM_EVAL, {}))
     for skipped in summary.get("skipped", []):
-        console.print(f"left out: {skipped['reason']}", highlight=False, markup=False)
+        console.print(f"left out: {skipped['reason']}", highlight=False)
     closing_lines(console, summary, out)

@@ -78,7 +78,6 @@ def run(arguments: argparse.Namespace) -> int:
         f"{method.name} on {hparams.model_name}: {len(requests)} edits from {arguments.data}, "
         f"batches of {hparams.batch_size}",
         highlight=False,
-        markup=False,
     )
     model, tokenizer = load_model_for(hparams)
     usable, skipped = usable_requests(
@@ -99,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     write_scope(scope, out, config)
     _show(console, scope)
-    console.print(f"\nResults: {out}/ ({RESULT}, {VALUES}, {PLOT})", highlight=False, markup=False)
+    console.print(f"\nResults: {out}/ ({RESULT}, {VALUES}, {PLOT})", highlight=False)
     return 0
 
 
