@@ -83,8 +83,9 @@ def guarded(entry: Any, kind: str, plugin: str) -> Any:
     if not isinstance(entry.name, str) or not entry.name:
         raise PluginError(f"plugin {plugin!r} registers a {kind} whose name is {entry.name!r}; it must be text")
     label = f"plugin {plugin!r}, {kind} {entry.name!r}"
-    if "hparams_class" in vars(entry):
+    if type(entry).__name__ == "EditMethod":
         _check_hparams_class(label, entry)
+        _check_port_objects(label, entry)
     changes = {}
     for name, call in calls.items():
         function = getattr(entry, name)
@@ -108,6 +109,21 @@ def _check_hparams_class(label: str, method: Any) -> None:
     name = getattr(cls, "ALG_NAME", "") or method.name
     if name != method.name:
         raise PluginError(f"{label}: {cls.__name__}.ALG_NAME is {name!r}; it must be the method's name")
+
+
+def _check_port_objects(label: str, method: Any) -> None:
+    """Check that the ports of a method that are objects have the functions of the port.
+
+    Raises:
+        PluginError: a port is a class in place of an instance, or lacks a function.
+    """
+    for port, functions in _PORT_OBJECTS.items():
+        value = getattr(method, port)
+        missing = [name for name in functions if not callable(getattr(value, name, None))]
+        if isinstance(value, type):
+            raise PluginError(f"{label}: {port} must be an object, not the class {value.__name__}")
+        if value is not None and missing:
+            raise PluginError(f"{label}: {port} has no function {missing[0]}; it must have {', '.join(functions)}")
 
 
 def _guarded_call(
@@ -201,6 +217,16 @@ def _shown(value: Any) -> str:
     """Return a value's type in words."""
     return "None" if value is None else f"a value of type {type(value).__name__}"
 
+
+_PORT_OBJECTS: Mapping[str, tuple[str, ...]] = {
+    "edits": ("parts", "attach"),
+    "state": ("save", "load"),
+    "remove": ("records", "remove", "remove_from"),
+    "remove_batches": ("back_to", "first_batches"),
+    "calibrate": ("mismatch", "settings", "steps", "run"),
+    "train": ("schedule", "start"),
+}
+"""The functions of each port of a method that is an object."""
 
 _CALLS: Mapping[str, Mapping[str, _Call]] = {
     "EditMethod": {

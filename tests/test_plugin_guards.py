@@ -122,6 +122,17 @@ def _raise(error: BaseException) -> Any:
             EntryPlugin("register_methods", EditMethod("Mistake", "MistakeHyperParams", print)),  # type: ignore[arg-type]
             "editing method 'Mistake': hparams_class must be a class, not a value of type str",
         ),
+        (
+            EntryPlugin("register_methods", EditMethod("Mistake", MistakeHyperParams, print, edits=SimpleNamespace)),  # type: ignore[arg-type]
+            "editing method 'Mistake': edits must be an object, not the class SimpleNamespace",
+        ),
+        (
+            EntryPlugin(
+                "register_methods",
+                EditMethod("Mistake", MistakeHyperParams, print, state=SimpleNamespace(save=print)),  # type: ignore[arg-type]
+            ),
+            "editing method 'Mistake': state has no function load; it must have save, load",
+        ),
     ],
 )
 def test_a_wrong_entry_is_refused_and_leaves_nothing(load: Callable[[Any], Plugins], plugin: Any, message: str) -> None:
@@ -224,7 +235,8 @@ def test_errors_that_are_no_mistakes_pass_unchanged(installed: Callable[[Any], A
 
 def test_functions_without_mistakes_work(installed: Callable[[Any], Any]) -> None:
     rollback = Rollback(lambda: None, on_items=False)
-    assert installed(_method(lambda model, *_: (model, rollback))).apply(1, 2, 3, 4) == (1, rollback)
+    store = get_plugins().methods.get("GRACE").edits
+    assert installed(_method(lambda model, *_: (model, rollback), edits=store)).apply(1, 2, 3, 4) == (1, rollback)
     judge = installed(JudgeType("strict", lambda argument: lambda answers: [Verdict(0.5, argument)] * len(answers)))
     assert judge.create("x")(ANSWERS) == [Verdict(0.5, "x")]
     logged: list[Any] = []
