@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from easyedit_lifelong import hookspecs
-from easyedit_lifelong.errors import DuplicateNameError, PluginError, did_you_mean
+from easyedit_lifelong.errors import DuplicateNameError, PluginError, did_you_mean, reason_of
 from easyedit_lifelong.plugin_guards import guarded
 from easyedit_lifelong.registry import (
     CovarianceEngine,
@@ -195,6 +195,6 @@ def get_plugins() -> Plugins:
         except DuplicateNameError:
             raise
         except Exception as error:  # third-party code can raise anything
-            plugins.broken[entry_point.name] = f"{type(error).__name__}: {error}"
+            plugins.broken[entry_point.name] = reason_of(error)
             LOG.warning("plugin %r could not be loaded: %s", entry_point.name, error)
     return plugins
