@@ -76,9 +76,12 @@ def find_hparams(name_or_path: str | Path) -> Path:
         for folder in shipped_hparams_folders()
         for file in sorted(folder.rglob("*.yaml"))
     ]
+    folder = f"{path.parent}/"
+    of_method = [name.removeprefix(folder) for name in shipped if name.startswith(folder)]
+    where = f"in {folder}" if of_method else "with this package"
     raise HyperParameterError(
         f"{name_or_path}: no such hyperparameter file.{did_you_mean(str(path.with_suffix('')), shipped)} "
-        f"Shipped with this package: {', '.join(shipped) or 'none'}."
+        f"Shipped {where}: {', '.join(of_method or shipped) or 'none'}."
     )
 
 

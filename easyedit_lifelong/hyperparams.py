@@ -86,7 +86,7 @@ class PluginHyperParams:
             setattr(self, field_.name, value)
             problems += self._range_problems(field_.name, value)
         if self.ALG_NAME and self.alg_name != self.ALG_NAME:
-            problems.append(f"alg_name: {self.alg_name!r} is another method; this class is for {self.ALG_NAME!r}")
+            problems.append(_another_method(self.alg_name, self.ALG_NAME))
         if not _is_name_or_loaded_pair(self.model_name):
             problems.append(
                 f"model_name: {self.model_name!r} is not a model's name, folder or file (in quotes if it's a number)"
@@ -129,6 +129,10 @@ class PluginHyperParams:
         Raises:
             HyperParameterError: a value is invalid, unknown or missing; the message lists all of them.
         """
+        alg_name = values.get("alg_name")
+        if cls.ALG_NAME and isinstance(alg_name, str) and alg_name not in ("", cls.ALG_NAME):
+            # The rest of another method's file would be a list of unknown values.
+            raise HyperParameterError(f"{source}: {_another_method(alg_name, cls.ALG_NAME)}")
         problems = unknown_and_missing(cls, values)
         if problems:
             raise HyperParameterError(f"{source}: " + "; ".join(problems))
@@ -162,10 +166,18 @@ def unknown_and_missing(cls: Any, values: Mapping[str, Any]) -> list[str]:
     unset = dataclasses.MISSING
     required = [field_.name for field_ in fields if field_.default is unset and field_.default_factory is unset]
     unknown = [key for key in values if key not in known]
-    problems = [f"unknown hyperparameter {key!r}.{did_you_mean(str(key), known)}" for key in unknown[:_MAX_SHOWN]]
+    hints = [did_you_mean(str(key), known) for key in unknown[:_MAX_SHOWN]]
+    problems = [
+        f"unknown hyperparameter {key!r}{hint and '.'}{hint}" for key, hint in zip(unknown, hints, strict=False)
+    ]
     if len(unknown) > _MAX_SHOWN:
         problems.append(f"{len(unknown) - _MAX_SHOWN} more unknown hyperparameters")
     return problems + [f"{name}: missing" for name in required if name not in values]
+
+
+def _another_method(alg_name: str, expected: str) -> str:
+    """Return the error message for hyperparameters of another method."""
+    return f"alg_name: {alg_name!r} is another method; this class is for {expected!r}"
 
 
 def _public_fields(hparams: Any) -> list[dataclasses.Field[Any]]:

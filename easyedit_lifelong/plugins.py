@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from easyedit_lifelong import hookspecs
-from easyedit_lifelong.errors import DuplicateNameError, PluginError
+from easyedit_lifelong.errors import DuplicateNameError, PluginError, did_you_mean, reason_of
+from easyedit_lifelong.plugin_guards import guarded
 from easyedit_lifelong.registry import (
     CovarianceEngine,
     DatasetReader,
@@ -78,16 +79,20 @@ class Plugins:
     model_methods: Registry[ModelMethod] = field(default_factory=lambda: Registry("model method", ModelMethod))
     broken: dict[str, str] = field(default_factory=dict)
 
-    def add(self, plugin: Any, name: str) -> None:
+    def add(self, plugin: Any, name: str, *, guard: bool = False) -> None:
         """Register a plugin and all entries that its hooks register; register nothing if one is refused.
 
         Args:
             plugin: a module or object with hook implementations.
             name: the plugin's name.
+            guard: make errors of the plugin's functions name the plugin (:mod:`easyedit_lifelong.plugin_guards`).
 
         Raises:
-            PluginError: the plugin's name, or the name of an entry, is already registered.
+            PluginError: the plugin's name, or the name of an entry, is already registered; or the plugin implements
+                no hook, or one that does not exist.
         """
+        if type(plugin).__hash__ is None:  # pluggy keeps plugins in sets
+            raise PluginError(f"plugin {name!r} must be a module or an object that can be hashed, unlike a dataclass's")
         try:
             self.manager.register(plugin, name=name)
         except ValueError as error:
@@ -96,7 +101,8 @@ class Plugins:
             self.remove(name)
             raise PluginError(f"plugin {name!r} can't be registered: {' '.join(str(error).split())}") from error
         try:
-            self._call_hooks(plugin, name)
+            self._check_hooks(plugin, name)
+            self._call_hooks(plugin, name, guard)
         except BaseException:
             self.remove(name)
             raise
@@ -120,18 +126,48 @@ class Plugins:
         if self.manager.has_plugin(name):
             self.manager.unregister(name=name)
 
-    def _call_hooks(self, plugin: Any, name: str) -> None:
+    def _check_hooks(self, plugin: Any, name: str) -> None:
+        """Check that a plugin implements a hook, and only hooks that exist. Pluggy ignores others silently."""
+        callers = self.manager.get_hookcallers(plugin) or []
+        if not callers:
+            raise PluginError(
+                f"plugin {name!r} implements no hook: mark its functions with @hookimpl (docs/plugins.md)"
+            )
+        hooks = [*self._registries(), "complete_method"]
+        for caller in callers:
+            if not caller.has_spec():
+                raise PluginError(
+                    f"plugin {name!r}: there is no hook {caller.name!r}.{did_you_mean(caller.name, hooks)} "
+                    f"Hooks: {', '.join(hooks)}."
+                )
+
+    def _call_hooks(self, plugin: Any, name: str, guard: bool) -> None:
         """Call the registration hooks of one plugin."""
         others = [other for _, other in self.manager.list_name_plugin() if other is not plugin]
         for hook, registry in self._registries().items():
-            add = functools.partial(self._register, registry, name)
+            add = functools.partial(self._register, registry, name, guard)
             self.manager.subset_hook_caller(hook, others)(register=add)
 
-    def _register(self, registry: Registry[Any], plugin: str, entry: Any) -> None:
+    def _register(self, registry: Registry[Any], plugin: str, guard: bool, entry: Any) -> None:
         """Add an entry to a registry; other plugins can complete a method first (``complete_method``)."""
-        if isinstance(entry, self.methods.entry_class):
-            entry = self.manager.hook.complete_method(method=entry) or entry
+        if guard and isinstance(entry, registry.entry_class):
+            entry = guarded(entry, registry.kind, plugin)
+        if registry is self.methods and isinstance(entry, registry.entry_class):
+            entry = self._completed(entry)
         registry.add(entry, plugin)
+
+    def _completed(self, method: Any) -> Any:
+        """Return a method as all plugins with ``complete_method`` completed it, in the order of their registration."""
+        plugins = [plugin for _, plugin in self.manager.list_name_plugin()]
+        for implementation in self.manager.hook.complete_method.get_hookimpls():
+            others = [plugin for plugin in plugins if plugin is not implementation.plugin]
+            completed: Any = self.manager.subset_hook_caller("complete_method", others)(method=method)
+            if completed is not None and not isinstance(completed, self.methods.entry_class):
+                raise PluginError(
+                    f"plugin {implementation.plugin_name!r}: complete_method must return an EditMethod or None"
+                )
+            method = completed or method
+        return method
 
     def method_for(self, hparams: Any) -> EditMethod | None:
         """Return the registered method whose hyperparameter class ``hparams`` is an instance of, if any."""
@@ -155,10 +191,10 @@ def get_plugins() -> Plugins:
         plugins.add(importlib.import_module(module), module)
     for entry_point in metadata.entry_points(group=hookspecs.PROJECT):
         try:
-            plugins.add(entry_point.load(), entry_point.name)
+            plugins.add(entry_point.load(), entry_point.name, guard=True)
         except DuplicateNameError:
             raise
         except Exception as error:  # third-party code can raise anything
-            plugins.broken[entry_point.name] = f"{type(error).__name__}: {error}"
+            plugins.broken[entry_point.name] = reason_of(error)
             LOG.warning("plugin %r could not be loaded: %s", entry_point.name, error)
     return plugins

@@ -175,6 +175,12 @@ def test_a_missing_file_is_refused_with_the_shipped_names(tmp_path: Path, name: 
     assert "GRACE/smollm2-135m" in message, "the shipped files aren't listed"
 
 
+def test_a_missing_file_of_a_method_is_refused_with_that_methods_names_only() -> None:
+    message = _error_of(Path("GRACE/gpt5"))
+    assert "Shipped in GRACE/: gemma3-270m" in message
+    assert "CoachHook" not in message
+
+
 @pytest.mark.parametrize("name", ["", ".", "/"])
 def test_a_path_without_a_file_name_is_refused(name: str) -> None:
     with pytest.raises(HyperParameterError, match="is not the name of a hyperparameter file"):
@@ -218,7 +224,8 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 )
 def test_an_unknown_key_is_refused_with_a_suggestion(tmp_path: Path, key: str, suggestion: str | None) -> None:
     message = _error_of(_write(tmp_path, {**BASE, key: 1}))
-    assert f"unknown hyperparameter {key!r}." in message
+    assert f"unknown hyperparameter {key!r}" in message
+    assert ".;" not in message
     assert ("Did you mean" in message) is (suggestion is not None)
     if suggestion:
         assert f"Did you mean {suggestion!r}?" in message
@@ -227,6 +234,11 @@ def test_an_unknown_key_is_refused_with_a_suggestion(tmp_path: Path, key: str, s
 @pytest.mark.parametrize("key", ["source", "ALG_NAME", "CHOICES", 1, None, True])
 def test_a_key_that_no_file_may_set_is_refused(tmp_path: Path, key: Any) -> None:
     assert f"unknown hyperparameter {key!r}" in _error_of(_write(tmp_path, {**BASE, key: "x"}))
+
+
+def test_a_file_of_another_method_is_refused_without_a_list_of_its_keys(tmp_path: Path) -> None:
+    message = _error_of(_write(tmp_path, {**BASE, "alg_name": "MEMIT", "layers": [1], "fact_token": "subject_last"}))
+    assert message.endswith("alg_name: 'MEMIT' is another method; this class is for 'GRACE'")
 
 
 @pytest.mark.parametrize("name", ["model_name", "inner_params"])

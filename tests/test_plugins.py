@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -52,10 +53,12 @@ class CompletePlugin:
 
     def __init__(self, method: str = "NOP", reader: str = "csv-facts", tracker: str = "stdout") -> None:
         self.names = (method, reader, tracker)
+        self.hparams_class = type(f"{method}HyperParams", (NopHyperParams,), {"ALG_NAME": method})
 
     @hookimpl
     def register_methods(self, register: Callable[[EditMethod], None]) -> None:
-        register(EditMethod(self.names[0], NopHyperParams, _nop))
+        hparams_class = NopHyperParams if self.names[0] == "NOP" else self.hparams_class
+        register(EditMethod(self.names[0], hparams_class, _nop))
 
     @hookimpl
     def register_readers(self, register: Callable[[DatasetReader], None]) -> None:
@@ -113,7 +116,7 @@ def test_plugins_are_loaded_once_per_process() -> None:
 
 def test_a_third_party_plugin_is_registered_after_the_built_in_ones(load: Callable[..., Plugins]) -> None:
     plugins = load(theirs=CompletePlugin())
-    assert plugins.methods.get("NOP").apply is _nop
+    assert inspect.unwrap(plugins.methods.get("NOP").apply) is _nop
     assert plugins.methods.origin("NOP") == plugins.readers.origin("csv-facts") == "theirs"
     assert "stdout" in plugins.trackers
     assert [method.name for method in plugins.methods] == [*BUILT_IN, "NOP"], "the built-in methods aren't first"
@@ -143,6 +146,30 @@ def test_adding_a_plugin_does_not_register_the_others_again(load: Callable[..., 
     assert [method.name for method in plugins.methods] == [*BUILT_IN, "NOP", "NOP2"]
     assert plugins.methods.origin("NOP") == "theirs"
     assert plugins.methods.origin("NOP2") == "second"
+
+
+def test_several_plugins_complete_a_method_one_after_another(load: Callable[..., Plugins]) -> None:
+    class Counting(CompletePlugin):
+        """A plugin that completes methods."""
+
+        @hookimpl
+        def complete_method(self, method: EditMethod) -> EditMethod:
+            return replace(method, counts=lambda model: {"n": 1})
+
+    class Stored(CompletePlugin):
+        """A plugin with an appendable edit store, for which the package completes a method."""
+
+        @hookimpl
+        def register_methods(self, register: Callable[[EditMethod], None]) -> None:
+            store = load().methods.get("GRACE").edits
+            register(
+                EditMethod("Stored", type("Hparams", (NopHyperParams,), {"ALG_NAME": "Stored"}), _nop, edits=store)
+            )
+
+    plugins = load(counting=Counting(), stored=Stored("B", "b", "c"))
+    stored = plugins.methods.get("Stored")
+    assert stored.counts is not None
+    assert stored.state is not None, "the completion of one plugin has replaced that of another"
 
 
 def test_every_public_name_can_be_imported() -> None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from easyedit_lifelong.bridge.edit_calls import numbered
 from easyedit_lifelong.bridge.wrapping import wrap
+from easyedit_lifelong.errors import HyperParameterError
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.models.devices import resolve_device
 from easyedit_lifelong.models.load import load_from_hparams, model_label, prepare_tokenizer
@@ -22,18 +25,25 @@ from easyedit_lifelong.plugins import get_plugins
 def wrap_constructor(editor_class: Any, entry: Callable[[EditMethod], Callable[..., Any]]) -> None:
     """Wrap ``BaseEditor.__init__`` so that it supports our methods. A second call does nothing.
 
+    The constructor raises a :class:`HyperParameterError` if it is given the name of a file.
+
     Args:
         editor_class: EasyEdit's ``BaseEditor``.
         entry: returns a method's function in EasyEdit's ``ALG_DICT``; adds it if it is missing.
     """
 
     def construct(original: Callable[..., None], editor: Any, hparams: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(hparams, (str, Path)):
+            raise HyperParameterError(
+                "BaseEditor needs hyperparameters, not the name of a file. Read them with their class, such as "
+                f"GraceHyperParams.from_hparams({str(hparams)!r})."
+            )
         method = get_plugins().method_for(hparams)
         if method is None:
             original(editor, hparams, *args, **kwargs)
         else:
             _construct(editor, hparams, method)
-            editor.apply_algo = entry(method)
+            editor.apply_algo = numbered(entry(method))
 
     wrap(editor_class, "__init__", construct)
 

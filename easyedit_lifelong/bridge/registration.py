@@ -18,6 +18,7 @@ from typing import Any
 from easyedit_lifelong.bridge.construction import wrap_constructor
 from easyedit_lifelong.bridge.easyedit_location import PACKAGE
 from easyedit_lifelong.bridge.easyedit_scoring import wrap_scoring
+from easyedit_lifelong.bridge.edit_calls import wrap_edit_calls
 from easyedit_lifelong.bridge.wrapping import wrap
 from easyedit_lifelong.errors import EditError, HyperParameterError, PluginError, did_you_mean
 from easyedit_lifelong.methods.base import EditMethod
@@ -63,6 +64,7 @@ def connect(package: ModuleType) -> None:
     _wrap_name_tests(name)
     # The constructor adds methods that plugins register later.
     wrap_constructor(editor_class, entry)
+    wrap_edit_calls(editor_class)
     wrap_scoring(name)
 
 

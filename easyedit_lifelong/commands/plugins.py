@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print every registered method, dataset format, tracker and judge, and the plugin that registered it.
+    """Print every entry that plugins registered (methods, dataset formats, trackers, …), and its plugin.
 
     With ``--methods``, print what each method can do instead.
     """
@@ -72,6 +72,9 @@ def registered_entries() -> list[dict[str, str]]:
         "format": plugins.readers,
         "tracker": plugins.trackers,
         "judge": plugins.judges,
+        "loader": plugins.loaders,
+        "engine": plugins.covariance_engines,
+        "model method": plugins.model_methods,
     }
     return [
         {"kind": kind, "name": entry.name, "plugin": registry.origin(entry.name), "description": _description(entry)}
@@ -81,11 +84,11 @@ def registered_entries() -> list[dict[str, str]]:
 
 
 def _description(entry: Any) -> str:
-    """Return what an entry is; of a method, the purpose of its hyperparameter class."""
-    return _purpose(entry.hparams_class) if isinstance(entry, EditMethod) else entry.description
+    """Return what an entry is; of a method, the purpose of its hyperparameter class; empty if the entry has no text."""
+    return _purpose(entry.hparams_class) if isinstance(entry, EditMethod) else getattr(entry, "description", "")
 
 
 def _purpose(hparams_class: type) -> str:
-    """Return the first sentence of a class's docstring, up to a colon if it has one."""
+    """Return the first sentence of a class's docstring, up to a colon or semicolon if it has one."""
     summary = " ".join((hparams_class.__doc__ or "").strip().partition("\n\n")[0].split())
-    return re.split(r"(?<=\.)\s|:\s", summary)[0]
+    return re.split(r"(?<=\.)\s|[:;]\s", summary)[0]

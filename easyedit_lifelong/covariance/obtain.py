@@ -14,7 +14,7 @@ from easyedit_lifelong.covariance.key_modules import layer_modules
 from easyedit_lifelong.covariance.moments import SecondMoment
 from easyedit_lifelong.covariance.shards import current_shard, on_first_process
 from easyedit_lifelong.covariance.stored import find_stored, read_stored
-from easyedit_lifelong.errors import CovarianceError
+from easyedit_lifelong.errors import CovarianceError, PluginError
 from easyedit_lifelong.plugins import get_plugins
 
 DTYPES = ("float32", "float64")
@@ -105,7 +105,10 @@ def obtain_moments(
     if missing:
         collection = replace(job, sizes=missing)
         selected_engine.check(collection.corpus, n_samples, n_tokens)
-        moments.update(selected_engine.collect(model, tokenizer, collection, shard, progress))
+        collected = selected_engine.collect(model, tokenizer, collection, shard, progress)
+        if left_out := [module for module in missing if module not in collected]:
+            raise PluginError(f"covariance engine {engine!r} collected nothing for {', '.join(left_out)}")
+        moments.update(collected)
         files.update(collection.paths)
     on_first_process(shard, lambda: store_copies(job, files, easyedit_samples))
     return {module: moments[module] for module in job.sizes}

@@ -62,12 +62,18 @@ class JudgedAnswers:
         for start in range(0, len(new), _BATCH):
             batch = new[start : start + _BATCH]
             verdicts = list(self._judge(batch))
-            valid = all(isinstance(verdict, Verdict) and 0 <= verdict.score <= 1 for verdict in verdicts)
-            if len(verdicts) != len(batch) or not valid:
-                raise RunError(f"judge {self._name}: does not give one verdict from 0 to 1 on each answer")
+            if len(verdicts) != len(batch) or not all(map(_is_valid, verdicts)):
+                raise RunError(
+                    f"judge {self._name}: does not give one verdict from 0 to 1 on each answer, as a list of Verdicts"
+                )
             judged = dict(zip(batch, verdicts, strict=True))
             self._verdicts |= judged
             self._record(judged)
+
+
+def _is_valid(verdict: object) -> bool:
+    """Return whether a judge's verdict can be used."""
+    return isinstance(verdict, Verdict) and isinstance(verdict.score, (int, float)) and 0 <= verdict.score <= 1
 
 
 def _answers(generation: Generation) -> dict[str, list[JudgedAnswer]]:

@@ -92,7 +92,7 @@ def test_any_lines(tmp_path: Path, lines: list[tuple[str, str]], tail: bytes) ->
 def test_many_unknown_keys_are_counted_and_not_listed(tmp_path: Path) -> None:
     path = tmp_path / "file.yaml"
     path.write_text(BASE + "".join(f"unknown_key_{n}: 1\n" for n in range(2000)))
-    with pytest.raises(HyperParameterError, match=r"'unknown_key_9'\.; 1990 more unknown hyperparameters$"):
+    with pytest.raises(HyperParameterError, match=r"'unknown_key_9'; 1990 more unknown hyperparameters$"):
         GraceHyperParams.from_hparams(path)
 
 

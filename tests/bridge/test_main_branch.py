@@ -29,6 +29,7 @@ pytestmark = pytest.mark.skipif(not CHECKOUT, reason="EASYEDIT_MAIN doesn't name
         "test_registration.py",
         "test_datasets.py",
         "test_base_editor.py",
+        "test_edit_calls.py",
         "test_main_grace.py",
         "test_main_methods.py",
         "test_method_names.py",

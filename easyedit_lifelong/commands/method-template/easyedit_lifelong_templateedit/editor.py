@@ -83,6 +83,22 @@ def output_head(model: Any) -> Any:
     return head
 
 
+def check_tokens(model: Any, tok: Any, request: EditRequest) -> None:
+    """Check that a model embeds all tokens of a request: a tokenizer can have more tokens than the model.
+
+    Raises:
+        DataError: the model does not embed a token.
+    """
+    known = model.get_input_embeddings().weight.shape[0]
+    for number in tok(f"{request.prompt} {request.target_new}")["input_ids"]:
+        if number >= known:
+            token = tok.convert_ids_to_tokens(number)
+            raise DataError(
+                f"case {request.case_id!r}: the model does not embed the token {token!r} (number {number}). Call "
+                "model.resize_token_embeddings(len(tokenizer))."
+            )
+
+
 def prompt_key(model: Any, tok: Any, request: EditRequest) -> Tensor:
     """Return the key of a request, shape (width,): the input of the output head at the last token of the prompt.
 
@@ -141,6 +157,7 @@ def apply_templateedit_to_model(
     for number, request in enumerate(requests):
         if not isinstance(request, EditRequest):
             request = EditRequest.from_dict(request, f"request {number}", case_id=number)
+        check_tokens(model, tok, request)
         data = {
             "target_id": tok(" " + request.target_new, add_special_tokens=False)["input_ids"][0],
             "strength": hparams.strength,

@@ -150,6 +150,15 @@ def test_a_prompt_that_is_too_long_is_refused() -> None:
         apply(build_model(), [{"prompt": "snow " * 65, "target_new": "Rome"}])
 
 
+@pytest.mark.parametrize("field", ["prompt", "target_new"])
+def test_a_token_that_the_model_does_not_embed_is_refused(field: str) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.add_tokens([f"new{number}" for number in range(40)])
+    request = {**REQUESTS[0], field: f"{REQUESTS[0][field]} new39"}
+    with pytest.raises(DataError, match="does not embed the token 'new39'"):
+        apply_templateedit_to_model(build_model(), tokenizer, [request], hparams())
+
+
 def test_a_model_without_output_head_is_refused() -> None:
     with pytest.raises(ModelError, match="a LlamaModel is not one"):
         apply(build_model().model)
