@@ -7,7 +7,7 @@ be killed at any moment, and continues with the first fact that has no JSON.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from easyedit_lifelong.atomic import atomic_file, delete_leftovers, write_text_atomically
 from easyedit_lifelong.clock import now
+from easyedit_lifelong.edits.edits_folder import translate_write_errors
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.locate.known_facts import KnownFact
 from easyedit_lifelong.locate.restorations import KINDS, MODULES
@@ -52,9 +53,10 @@ class TraceFolder:
             RunError: the folder holds a tracing with other settings, or can't be written to.
         """
         if not (self.path / CONFIG).exists():
-            # The settings come first: they are what --resume looks for.
-            write_text_atomically(self.path / CONFIG, _json({"schema_version": SCHEMA_VERSION, **settings}))
-            (self.path / FACTS).mkdir(exist_ok=True)
+            with translate_write_errors(self.path, "the settings of the tracing"):
+                # The settings come first: they are what --resume looks for.
+                write_text_atomically(self.path / CONFIG, _json({"schema_version": SCHEMA_VERSION, **settings}))
+                (self.path / FACTS).mkdir(exist_ok=True)
             return
         changes = setting_changes(self.settings(), settings, lambda name: name == "schema_version")
         if changes:
@@ -86,7 +88,28 @@ class TraceFolder:
         Raises:
             RunError: a file is damaged.
         """
-        return {str(entry["fact_id"]): str(entry["status"]) for entry in self._entries()}
+        return {str(entry["fact_id"]): str(entry["status"]) for _, entry in self._files()}
+
+    def statuses_of(self, facts: Sequence[KnownFact]) -> dict[int, str]:
+        """Return the status of each processed fact by its index in the data.
+
+        Args:
+            facts: the data, which can have been extended since the facts were processed.
+
+        Raises:
+            RunError: a file is damaged, or belongs to another fact than that of the data.
+        """
+        statuses = {}
+        for path, entry in self._files():
+            index = int(path.stem) if path.stem.isdecimal() else len(facts)
+            if index >= len(facts) or any(entry.get(name) != value for name, value in _of_fact(facts[index]).items()):
+                raise RunError(
+                    f"{path}: is of the fact {entry['fact_id']!r}, {entry.get('prompt')!r}, which the data don't have "
+                    "at this place. Resume with the data that the tracing began with, or choose another folder with "
+                    "--out."
+                )
+            statuses[index] = str(entry["status"])
+        return statuses
 
     def add_trace(self, index: int, trace: FactTrace, seconds: float) -> None:
         """Write the trace of a fact.
@@ -155,8 +178,15 @@ class TraceFolder:
                 raise _damaged(path) from error
 
     def log(self, text: str) -> None:
-        """Append a line to the log."""
-        with (self.path / LOG_FILE).open("a", encoding="utf-8") as file:
+        """Append a line to the log.
+
+        Raises:
+            RunError: the file can't be written.
+        """
+        with (
+            translate_write_errors(self.path, "the lines of the log"),
+            (self.path / LOG_FILE).open("a", encoding="utf-8") as file,
+        ):
             file.write(f"{now()} {text}\n")
 
     def _stem(self, index: int) -> Path:
@@ -176,9 +206,6 @@ class TraceFolder:
             if "fact_id" not in entry or "status" not in entry:
                 raise _damaged(path)
             yield path, entry
-
-    def _entries(self) -> Iterator[dict[str, Any]]:
-        return (entry for _, entry in self._files())
 
 
 def check_trace_folder(path: Path, resume: bool) -> Path:

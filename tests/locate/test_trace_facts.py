@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from easyedit_lifelong.errors import DataError, RunError
 from easyedit_lifelong.locate.known_facts import KnownFact, read_known_facts
 from easyedit_lifelong.locate.trace_facts import TraceSettings, trace_facts
-from easyedit_lifelong.locate.trace_folder import CONFIG, FACTS, TraceFolder
+from easyedit_lifelong.locate.trace_folder import CONFIG, FACTS, LOG_FILE, TraceFolder
 
 SETTINGS = TraceSettings(samples=2, window=2, severed=("mlp",))
 
@@ -79,6 +80,38 @@ def test_a_tracing_that_has_only_its_settings_continues(finished: TraceFolder, t
     (tmp_path / CONFIG).write_bytes((finished.path / CONFIG).read_bytes())
     TraceFolder(tmp_path).begin(settings)
     assert (tmp_path / FACTS).is_dir()
+
+
+def test_a_tracing_of_other_facts_is_not_continued(pair: Any, facts: list[KnownFact], tmp_path: Path) -> None:
+    settings = TraceSettings(samples=2, window=2, severed=(), noise=0.5)
+    trace_facts(*pair, facts[:2], tmp_path, settings)
+    before = {path: path.read_bytes() for path in (tmp_path / FACTS).iterdir()}
+    changed = [
+        [facts[1], facts[0]],
+        [replace(fact, fact_id=f"other-{fact.fact_id}") for fact in facts],
+        [replace(facts[0], prompt=f"not far . {facts[0].prompt}"), *facts[1:]],
+        facts[:1],
+    ]
+    for others in changed:
+        with pytest.raises(RunError, match=r"00000[01]\.json: is of the fact .*Resume with the data"):
+            trace_facts(*pair, others, tmp_path, settings, resume=True)
+    assert {path: path.read_bytes() for path in (tmp_path / FACTS).iterdir()} == before
+    moved = [replace(fact, where="elsewhere") for fact in facts]
+    trace_facts(*pair, moved, tmp_path, settings, resume=True)  # more facts from another file
+    assert len(TraceFolder(tmp_path).statuses()) == len(facts)
+
+
+def test_a_number_and_its_text_are_two_facts(pair: Any, facts: list[KnownFact], tmp_path: Path) -> None:
+    settings = TraceSettings(samples=2, window=2, severed=(), noise=0.5)
+    two = [replace(facts[0], fact_id=1), replace(facts[2], fact_id="1")]
+    trace_facts(*pair, two, tmp_path, settings, limit=1)
+    assert trace_facts(*pair, two, tmp_path, settings, resume=True).traced == 2
+
+
+def test_a_full_disk_is_named(pair: Any, facts: list[KnownFact], tmp_path: Path) -> None:
+    (tmp_path / LOG_FILE).mkdir()  # as a disk that is full, it can't be written
+    with pytest.raises(RunError, match=f"{tmp_path}: the lines of the log can't be written"):
+        trace_facts(*pair, facts[:1], tmp_path, TraceSettings(samples=2, window=2, severed=(), noise=0.5))
 
 
 def test_the_limit_counts_traced_facts(pair: Any, facts: list[KnownFact], tmp_path: Path) -> None:
