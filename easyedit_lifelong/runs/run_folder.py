@@ -91,7 +91,7 @@ class RunFolder:
 
     Args:
         path: the folder; made if it does not exist.
-        resumable: whether the message about another run there mentions ``--resume``.
+        resumable: whether messages mention ``--resume``.
 
     Attributes:
         path: the folder.
@@ -103,7 +103,7 @@ class RunFolder:
 
     def __init__(self, path: Path | str, *, resumable: bool = False) -> None:
         self.path = check_free(path, resumable=resumable)
-        self.seconds = 0.0
+        self.seconds, self._resumable = 0.0, resumable
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (OSError, ValueError) as error:  # ValueError: a NUL character
@@ -134,7 +134,7 @@ class RunFolder:
                 another process works in it.
         """
         folder = cls.__new__(cls)
-        folder.path, folder.seconds = check_resumable(path).parent, 0.0
+        folder.path, folder.seconds, folder._resumable = check_resumable(path).parent, 0.0, True
         folder._enter()
         try:
             folder._check_same(config, defaults or {})
@@ -263,9 +263,10 @@ class RunFolder:
                 raise FileNotFoundError(errno.ENOENT, "the run's folder has been replaced by another one")
             yield
         except OSError as error:
+            advice = "continue the run with --resume" if self._resumable else "begin again"
             raise RunError(
                 f"{self.path / name}: can't be written: {error.strerror}. What was written stays. "
-                "Remove the cause, then continue the run with --resume."
+                f"Remove the cause, then {advice}."
             ) from error
         finally:
             self.seconds += time.perf_counter() - began
