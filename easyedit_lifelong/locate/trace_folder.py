@@ -6,6 +6,7 @@ be killed at any moment, and continues with the first fact that has no JSON.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
@@ -133,6 +134,7 @@ class TraceFolder:
             "answer_token": trace.answer,
             "high": trace.high,
             "low": trace.low,
+            "scores_sha256": hashlib.sha256(content).hexdigest(),
             "seconds": round(seconds, 3),
             "finished": now(),
         }
@@ -160,7 +162,7 @@ class TraceFolder:
         for path, entry in self._files():
             if entry["status"] != TRACED:
                 continue
-            arrays = _read_arrays(path.with_suffix(".safetensors"))
+            arrays = _read_arrays(path.with_suffix(".safetensors"), entry.get("scores_sha256"))
             try:
                 yield FactTrace(
                     KnownFact(entry["fact_id"], entry["prompt"], entry["subject"], entry["answer"], str(path)),
@@ -249,10 +251,22 @@ def _read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_arrays(path: Path) -> dict[str, Tensor]:
+def _read_arrays(path: Path, digest: object) -> dict[str, Tensor]:
+    """Return the scores of a trace by name.
+
+    Args:
+        path: the file.
+        digest: its SHA-256 digest; None for a trace of an earlier release, which recorded none.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
+        content = path.read_bytes()
+        if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+            raise ValueError("it has been changed since it was written")
+        return from_bytes(content)
+    except (OSError, ValueError, SafetensorError) as error:
         raise RunError(
             f"{path}: is missing or damaged. Delete {path.with_suffix('.json').name} and trace again with --resume."
         ) from error

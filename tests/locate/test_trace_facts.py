@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,21 @@ def test_damaged_files_are_named(finished: TraceFolder, tmp_path: Path) -> None:
     (tmp_path / FACTS / "000000.json").write_text(json.dumps(entry))
     with pytest.raises(RunError, match=r"000000.safetensors: is missing or damaged. Delete 000000.json"):
         list(folder.traces())
+
+
+def test_scores_with_a_flipped_bit_are_refused(finished: TraceFolder, tmp_path: Path) -> None:
+    shutil.copytree(finished.path, tmp_path / "copy")
+    folder, scores = TraceFolder(tmp_path / "copy"), tmp_path / "copy" / FACTS / "000000.safetensors"
+    content = bytearray(scores.read_bytes())
+    content[-3] ^= 16
+    scores.write_bytes(content)
+    with pytest.raises(RunError, match=r"000000.safetensors: is missing or damaged"):
+        list(folder.traces())
+    file = scores.with_suffix(".json")
+    entry = json.loads(file.read_text())
+    del entry["scores_sha256"]
+    file.write_text(json.dumps(entry))
+    assert len(list(folder.traces())) == len(list(finished.traces()))  # of an earlier release, which had no digest
 
 
 def test_facts_are_read_under_both_names(tmp_path: Path) -> None:
