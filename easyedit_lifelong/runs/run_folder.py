@@ -21,7 +21,7 @@ import yaml
 from easyedit_lifelong.atomic import append_durably, delete_leftovers, fsync_path, write_text_atomically
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.folder_lock import lock_folder
-from easyedit_lifelong.parsing import parse_yaml
+from easyedit_lifelong.parsing import parse_json, parse_yaml
 from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.runs.run_lines import JOURNAL_FIELDS, SCORING_FIELDS, read_lines
 from easyedit_lifelong.runs.setting_changes import NOT_COMPARED, setting_changes
@@ -84,6 +84,15 @@ def check_resumable(path: Path | str) -> Path:
     if (lock := lock_folder(file.parent)) is not None:
         lock.release()
     return file
+
+
+def has_summary(folder: Path) -> bool:
+    """Return whether a run's folder has a summary that can be read. A damaged one is written again on resuming."""
+    try:
+        summary = parse_json((folder / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(summary, dict) and "metrics" in summary
 
 
 class RunFolder:
