@@ -59,7 +59,8 @@ class TraceFolder:
                 write_text_atomically(self.path / CONFIG, _json({"schema_version": SCHEMA_VERSION, **settings}))
                 (self.path / FACTS).mkdir(exist_ok=True)
             return
-        changes = setting_changes(self.settings(), settings, lambda name: name == "schema_version")
+        # Not the name or path of the model: the fingerprint of its weights is compared.
+        changes = setting_changes(self.settings(), settings, lambda name: name in ("schema_version", "model"))
         if changes:
             raise RunError(
                 f"{self.path}: this tracing can't be resumed with other settings: {'; '.join(changes)}. Use its "

@@ -114,6 +114,11 @@ def test_a_resumed_calibration_repeats_no_finished_step(
     assert len(calls) == 3, "more than the second trial was made again"
     assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == FILES
     written = (out / "calibration.json").read_text()
+    (tmp_path / "facts.json").rename(tmp_path / "moved.json")
+    moved = [word.replace("facts.json", "moved.json") for word in command]
+    assert moved != command
+    assert main([*moved, "--resume"]) == 0, "the digest of the records is compared, not the path"
+    (tmp_path / "moved.json").rename(tmp_path / "facts.json")
     assert main([*command, "--resume"]) == 0, "a finished calibration doesn't write its files again"
     assert len(calls) == 3
     old, new = json.loads(written), json.loads((out / "calibration.json").read_text())

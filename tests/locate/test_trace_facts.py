@@ -80,6 +80,9 @@ def test_a_tracing_that_has_only_its_settings_continues(finished: TraceFolder, t
     settings = {name: value for name, value in finished.settings().items() if name != "schema_version"}
     (tmp_path / CONFIG).write_bytes((finished.path / CONFIG).read_bytes())
     TraceFolder(tmp_path).begin(settings)
+    TraceFolder(tmp_path).begin({**settings, "model": "moved/to/another/folder"})
+    with pytest.raises(RunError, match="other settings: weights was"):
+        TraceFolder(tmp_path).begin({**settings, "weights": "others"})
     assert (tmp_path / FACTS).is_dir()
 
 
