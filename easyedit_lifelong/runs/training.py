@@ -113,6 +113,7 @@ def train_editor(
         out.mkdir(parents=True, exist_ok=True)
         if (lock := lock_folder(out)) is not None:
             stack.callback(lock.release)
+        check_training_folder(out, resume)  # another process may have trained there since the first check
         folder, progress = TrainingFolder(out, settings), TrainingProgress()
         if resume and folder.has_checkpoint:
             progress, tensors = folder.load_checkpoint()

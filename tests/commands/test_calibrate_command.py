@@ -69,6 +69,20 @@ def test_calibrate_writes_its_results_and_a_hyperparameter_file(
     assert {n: v for n, v in written.items() if n not in picked} == {n: v for n, v in given.items() if n not in picked}
 
 
+def test_a_calibration_that_another_process_has_made_meanwhile_is_kept(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def calibrate_first(hparams: Any) -> Any:
+        monkeypatch.undo()
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "calibration.json").write_text("{}")
+        return calibrating.load_model_for(hparams)
+
+    monkeypatch.setattr(calibrating, "load_model_for", calibrate_first)
+    assert "holds another calibration" in error_of(command, capsys)
+    assert (tmp_path / "out" / "calibration.json").read_text() == "{}"
+
+
 def test_the_calibrated_file_makes_edits_that_can_be_rolled_back(command: list[str], tmp_path: Path) -> None:
     assert main(command) == 0
     hparams = GraceHyperParams.from_hparams(tmp_path / "out" / "calibrated.yaml")

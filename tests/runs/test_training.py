@@ -34,6 +34,7 @@ from easyedit_lifelong import (
 )
 from easyedit_lifelong.methods.hypernetworks.training import HypernetworkTraining
 from easyedit_lifelong.models.fingerprint import model_fingerprint
+from easyedit_lifelong.runs import training
 from easyedit_lifelong.runs.training_folder import TrainingFolder, TrainingProgress
 from tests.support.tiny_models import build_model, build_tokenizer, state_of
 from tests.support.training_records import training_records
@@ -254,6 +255,20 @@ def test_a_file_that_cannot_be_written_is_an_error_of_the_folder(name: str, tmp_
 
     with pytest.raises(RunError, match=rf"{tmp_path}.*: .*can't be written: "):
         train(tmp_path, report=block)
+
+
+def test_a_training_that_another_process_has_made_meanwhile_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_first(path: Path) -> object:
+        monkeypatch.undo()
+        train(path, edits=4)
+        return training.lock_folder(path)
+
+    monkeypatch.setattr(training, "lock_folder", train_first)
+    with pytest.raises(RunError, match="holds another training"):
+        train(tmp_path, edits=8)
+    assert curve_of(tmp_path)[-1]["edits"] == 4
 
 
 # ------------------------------------------------------------------ the port
