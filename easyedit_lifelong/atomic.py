@@ -30,20 +30,24 @@ def atomic_file(path: Path, *, keep: bool = False) -> Iterator[Path]:
         keep: raise an error instead of replacing an existing file.
 
     Raises:
-        OSError: the file can't be written.
+        OSError: the file can't be written; its ``filename`` is ``path``.
         FileExistsError: ``keep`` is set and the file exists.
     """
     # The module tempfile makes files that only their owner can read, but results are shared.
     temporary = _temporary_path(path.parent, path.suffix)
-    temporary.touch(exist_ok=False)
-    mode = temporary.stat().st_mode
     try:
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
         yield temporary
         _flush(temporary, mode)
         if keep and path.exists():
             raise FileExistsError(str(path))
         os.replace(temporary, path)
         fsync_path(path.parent)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):  # a full disk has no name
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -72,7 +76,7 @@ def append_durably(path: Path, data: bytes, *, must_exist: bool = False) -> None
         must_exist: raise an error if the file is missing or empty, since it has been written before.
 
     Raises:
-        OSError: the bytes can't be written.
+        OSError: the bytes can't be written; its ``filename`` is ``path``.
     """
     # Unbuffered: bytes that a full disk refused must not stay in a buffer that closing the file would write.
     with path.open("ab", buffering=0) as file:
@@ -86,7 +90,8 @@ def append_durably(path: Path, data: bytes, *, must_exist: bool = False) -> None
             os.fsync(file.fileno())
             if not size_before:  # a new file: its entry in the folder has to be on disk, too
                 fsync_path(path.parent)
-        except OSError:
+        except OSError as error:
+            error.filename = str(path)
             # If truncating fails as well, a reader drops the incomplete line.
             with contextlib.suppress(OSError):
                 os.truncate(path, size_before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -15,7 +16,13 @@ import torch
 from safetensors.torch import save_file
 
 from easyedit_lifelong import atomic
-from easyedit_lifelong.atomic import atomic_file, atomic_folder, delete_leftovers
+from easyedit_lifelong.atomic import (
+    append_durably,
+    atomic_file,
+    atomic_folder,
+    delete_leftovers,
+    write_text_atomically,
+)
 from easyedit_lifelong.snapshots import Snapshots
 
 
@@ -55,6 +62,26 @@ def test_files_have_the_permissions_that_the_umask_gives(tmp_path: Path) -> None
     assert len(files) >= 3
     assert {mode_of(path) for path in files} == {0o640}
     assert {mode_of(path) for path in tmp_path.rglob("*") if path.is_dir()} == {0o750}
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # as the system raises it: without a name
+
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left") as caught, atomic_file(path):
+            fill()
+        assert caught.value.filename == str(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fill)
+        with pytest.raises(OSError, match="No space left") as caught:
+            append_durably(path, b"line\n")
+    assert caught.value.filename == str(path)
+    with pytest.raises(FileNotFoundError) as caught:
+        write_text_atomically(tmp_path / "missing" / "file.json", "")
+    assert caught.value.filename == str(tmp_path / "missing" / "file.json")
 
 
 def test_only_files_of_ended_processes_are_deleted(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from easyedit_lifelong.errors import CovarianceError, DataError, HyperParameterE
 from easyedit_lifelong.evaluation.text_scores import read_text
 from easyedit_lifelong.hparams_files import find_hparams
 from easyedit_lifelong.models.cache import cache_dir
-from easyedit_lifelong.paths import expanded_path
+from easyedit_lifelong.paths import check_output_file, expanded_path
 from easyedit_lifelong.runs.rescoring_plan import plan_rescoring
 
 UNKNOWN = "~nosuchuser/x"
@@ -73,3 +74,19 @@ def test_no_other_module_expands_paths() -> None:
     others = [file for file in package.rglob("*.py") if file != package / "paths.py"]
     assert len(others) > 100
     assert [str(file) for file in others if re.search(r"expanduser|Path\.home", file.read_text(encoding="utf-8"))] == []
+
+
+def test_a_file_that_can_not_be_written_is_found_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "new" / "folder" / "file"):
+        check_output_file(path, RunError)
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(RunError, match="is a folder"):
+        check_output_file(tmp_path, RunError)
+    with pytest.raises(RunError, match=r"file is a file\. Name another"):
+        check_output_file(tmp_path / "file" / "inner", RunError)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(RunError, match=f"{tmp_path} can't be written to"):
+        check_output_file(tmp_path / "new" / "file", RunError)

@@ -16,7 +16,7 @@ from easyedit_lifelong.locate.attribution import METHODS, attribute, check_attri
 from easyedit_lifelong.locate.lexical import bm25_scores
 from easyedit_lifelong.models.devices import resolve_device
 from easyedit_lifelong.models.load import load_model, resolve_dtype
-from easyedit_lifelong.paths import expanded_path
+from easyedit_lifelong.paths import check_output_file, expanded_path
 from easyedit_lifelong.reporting.console_tables import plain_table, print_line
 from easyedit_lifelong.reporting.progress import count_progress
 from easyedit_lifelong.reporting.terminal import Console
@@ -55,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     console = Console()
     _check_method(arguments)
+    if arguments.out is not None:
+        check_output_file(expanded_path(arguments.out, RunError), RunError)
     texts = read_texts(expanded_path(arguments.texts, DataError))
     resolve_device(arguments.device)
     resolve_dtype(arguments.dtype)

@@ -23,6 +23,9 @@ VECTOR_PLOT = "calibration.svg"
 TRIALS, TRIAL_TABLE = "trials.jsonl", "trials.csv"
 """The files of a staged search alone: the trials, appended one by one, and a table of them."""
 
+_LOCATIONS = ("model", "data")
+"""The settings that may differ when a calibration is resumed: digests of weights and records are compared instead."""
+
 
 def read_steps(out: Path, calibrator: Calibrator, settings: Mapping[str, Any] | None) -> Any:
     """Return the finished steps of an interrupted calibration.
@@ -56,7 +59,7 @@ def read_steps(out: Path, calibrator: Calibrator, settings: Mapping[str, Any] | 
     changes = [
         f"{name} was {recorded.get(name)!r}, is {current.get(name)!r}"
         for name in dict.fromkeys([*recorded, *current])
-        if recorded.get(name) != current.get(name)
+        if name not in _LOCATIONS and recorded.get(name) != current.get(name)
     ]
     if changes:
         raise RunError(

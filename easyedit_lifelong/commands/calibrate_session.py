@@ -87,8 +87,7 @@ def calibrate_session(arguments: argparse.Namespace, given: Collection[str], com
     if arguments.resume:
         read_steps(out, calibrator, None)
     else:
-        files = (RESULT, HPARAMS, TABLES, PLOT, VECTOR_PLOT, TRIALS, TRIAL_TABLE)
-        check_free(out, resumable=True, what="calibration", files=files)
+        _check_free(out)
     subject = f"{calibrator.name} for {start.hparams.model_name} on {len(requests)} records of {arguments.data}"
     print_line(console, f"Calibrating {subject}")
     model, tokenizer = load_model_for(start.hparams)
@@ -107,6 +106,8 @@ def calibrate_session(arguments: argparse.Namespace, given: Collection[str], com
         "hparams": {name: value for name, value in hparams_values(start.hparams).items() if name not in may_differ},
     }
     with locked_folder(out, work="calibrating into this folder"):
+        if not arguments.resume:
+            _check_free(out)  # another process may have calibrated there since the first check
         steps = read_steps(out, calibrator, settings) if arguments.resume else calibrator.steps(None)
         save, show_step = functools.partial(write_steps, out, settings), functools.partial(_show_step, console)
         outcome = calibrator.run(model, tokenizer, requests, start.hparams, study_settings, steps, save, show_step)
@@ -116,6 +117,12 @@ def calibrate_session(arguments: argparse.Namespace, given: Collection[str], com
     console.print()
     for line in [*outcome.verdict, f"\nResults: {out}/ ({', '.join(names)})"]:
         print_line(console, line)
+
+
+def _check_free(out: Path) -> None:
+    """Raise a RunError if a folder holds another calibration."""
+    files = (RESULT, HPARAMS, TABLES, PLOT, VECTOR_PLOT, TRIALS, TRIAL_TABLE)
+    check_free(out, resumable=True, what="calibration", files=files)
 
 
 def _own_calibrator(start: CalibrationStart) -> Calibrator | None:

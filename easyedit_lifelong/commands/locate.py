@@ -9,7 +9,7 @@ from pathlib import Path
 
 from easyedit_lifelong.commands.locate_sweep import add_sweep_arguments, check_sweep, run_sweep, sweep_inputs
 from easyedit_lifelong.commands.option_types import names, positive_float, positive_int, whole_number
-from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.errors import DataError, RunError
 from easyedit_lifelong.locate.averages import ROLES, average_effects, average_total_effect
 from easyedit_lifelong.locate.known_facts import KnownFact, read_known_facts
 from easyedit_lifelong.locate.layer_rule import suggest_layers
@@ -24,7 +24,7 @@ from easyedit_lifelong.locate.trace_facts import TraceSettings, trace_facts
 from easyedit_lifelong.locate.trace_folder import TRACED, TraceFolder, check_trace_folder
 from easyedit_lifelong.models.devices import resolve_device
 from easyedit_lifelong.models.load import load_model, resolve_dtype
-from easyedit_lifelong.paths import expanded_path
+from easyedit_lifelong.paths import check_output_file, expanded_path
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.console_tables import plain_table, print_line
 from easyedit_lifelong.reporting.report.page_files import write_page
@@ -78,6 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
     method = None if arguments.suggest is None else get_plugins().methods.get(arguments.suggest)
     if method is not None:
         check_suggestible(method)
+        if arguments.hparams_out is not None:
+            check_output_file(expanded_path(arguments.hparams_out, RunError), RunError)
     sweep = sweep_inputs(arguments)
     check_trace_folder(arguments.out, arguments.resume)
     resolve_device(arguments.device)

@@ -105,7 +105,7 @@ def trace_facts(
     Raises:
         DataError: there are no facts.
         ModelError: the model can't be traced.
-        RunError: the folder can't be used, or holds a tracing with other settings.
+        RunError: the folder can't be used, or holds a tracing with other settings or of other facts.
     """
     settings = TraceSettings() if settings is None else settings
     if not facts:
@@ -126,12 +126,12 @@ def trace_facts(
         )
         folder = TraceFolder(path)
         folder.begin({"model": label, "weights": model_fingerprint(model), **dataclasses.asdict(settings)})
-        statuses = folder.statuses()
+        statuses = folder.statuses_of(facts)
         counts = Counter(statuses.values())
         for index, fact in enumerate(facts):
             if limit is not None and counts[TRACED] >= limit:
                 break
-            if str(fact.fact_id) in statuses:
+            if index in statuses:
                 continue
             status, line = _process(tracer, folder, index, fact, settings.any_answer, tokenizer, context_length(model))
             counts[status] += 1

@@ -6,19 +6,21 @@ be killed at any moment, and continues with the first fact that has no JSON.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from easyedit_lifelong.atomic import atomic_file, delete_leftovers, write_text_atomically
 from easyedit_lifelong.clock import now
+from easyedit_lifelong.edits.edits_folder import translate_write_errors
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.locate.known_facts import KnownFact
 from easyedit_lifelong.locate.restorations import KINDS, MODULES
@@ -52,11 +54,13 @@ class TraceFolder:
             RunError: the folder holds a tracing with other settings, or can't be written to.
         """
         if not (self.path / CONFIG).exists():
-            # The settings come first: they are what --resume looks for.
-            write_text_atomically(self.path / CONFIG, _json({"schema_version": SCHEMA_VERSION, **settings}))
-            (self.path / FACTS).mkdir(exist_ok=True)
+            with translate_write_errors(self.path, "the settings of the tracing"):
+                # The settings come first: they are what --resume looks for.
+                write_text_atomically(self.path / CONFIG, _json({"schema_version": SCHEMA_VERSION, **settings}))
+                (self.path / FACTS).mkdir(exist_ok=True)
             return
-        changes = setting_changes(self.settings(), settings, lambda name: name == "schema_version")
+        # Not the name or path of the model: the fingerprint of its weights is compared.
+        changes = setting_changes(self.settings(), settings, lambda name: name in ("schema_version", "model"))
         if changes:
             raise RunError(
                 f"{self.path}: this tracing can't be resumed with other settings: {'; '.join(changes)}. Use its "
@@ -86,7 +90,28 @@ class TraceFolder:
         Raises:
             RunError: a file is damaged.
         """
-        return {str(entry["fact_id"]): str(entry["status"]) for entry in self._entries()}
+        return {str(entry["fact_id"]): str(entry["status"]) for _, entry in self._files()}
+
+    def statuses_of(self, facts: Sequence[KnownFact]) -> dict[int, str]:
+        """Return the status of each processed fact by its index in the data.
+
+        Args:
+            facts: the data, which can have been extended since the facts were processed.
+
+        Raises:
+            RunError: a file is damaged, or belongs to another fact than that of the data.
+        """
+        statuses = {}
+        for path, entry in self._files():
+            index = int(path.stem) if path.stem.isdecimal() else len(facts)
+            if index >= len(facts) or any(entry.get(name) != value for name, value in _of_fact(facts[index]).items()):
+                raise RunError(
+                    f"{path}: is of the fact {entry['fact_id']!r}, {entry.get('prompt')!r}, which the data don't have "
+                    "at this place. Resume with the data that the tracing began with, or choose another folder with "
+                    "--out."
+                )
+            statuses[index] = str(entry["status"])
+        return statuses
 
     def add_trace(self, index: int, trace: FactTrace, seconds: float) -> None:
         """Write the trace of a fact.
@@ -110,6 +135,7 @@ class TraceFolder:
             "answer_token": trace.answer,
             "high": trace.high,
             "low": trace.low,
+            "scores_sha256": hashlib.sha256(content).hexdigest(),
             "seconds": round(seconds, 3),
             "finished": now(),
         }
@@ -137,7 +163,7 @@ class TraceFolder:
         for path, entry in self._files():
             if entry["status"] != TRACED:
                 continue
-            arrays = _read_arrays(path.with_suffix(".safetensors"))
+            arrays = _read_arrays(path.with_suffix(".safetensors"), entry.get("scores_sha256"))
             try:
                 yield FactTrace(
                     KnownFact(entry["fact_id"], entry["prompt"], entry["subject"], entry["answer"], str(path)),
@@ -155,8 +181,15 @@ class TraceFolder:
                 raise _damaged(path) from error
 
     def log(self, text: str) -> None:
-        """Append a line to the log."""
-        with (self.path / LOG_FILE).open("a", encoding="utf-8") as file:
+        """Append a line to the log.
+
+        Raises:
+            RunError: the file can't be written.
+        """
+        with (
+            translate_write_errors(self.path, "the lines of the log"),
+            (self.path / LOG_FILE).open("a", encoding="utf-8") as file,
+        ):
             file.write(f"{now()} {text}\n")
 
     def _stem(self, index: int) -> Path:
@@ -176,9 +209,6 @@ class TraceFolder:
             if "fact_id" not in entry or "status" not in entry:
                 raise _damaged(path)
             yield path, entry
-
-    def _entries(self) -> Iterator[dict[str, Any]]:
-        return (entry for _, entry in self._files())
 
 
 def check_trace_folder(path: Path, resume: bool) -> Path:
@@ -222,10 +252,22 @@ def _read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_arrays(path: Path) -> dict[str, Tensor]:
+def _read_arrays(path: Path, digest: object) -> dict[str, Tensor]:
+    """Return the scores of a trace by name.
+
+    Args:
+        path: the file.
+        digest: its SHA-256 digest; None for a trace of an earlier release, which recorded none.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
+        content = path.read_bytes()
+        if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+            raise ValueError("it has been changed since it was written")
+        return from_bytes(content)
+    except (OSError, ValueError, SafetensorError) as error:
         raise RunError(
             f"{path}: is missing or damaged. Delete {path.with_suffix('.json').name} and trace again with --resume."
         ) from error

@@ -22,7 +22,7 @@ from easyedit_lifelong.runs.experiment import Experiment, Inputs
 from easyedit_lifelong.runs.inputs import read_inputs
 from easyedit_lifelong.runs.plan import Plan, make_plan
 from easyedit_lifelong.runs.run_config import requests_digest, run_config, scoring_config
-from easyedit_lifelong.runs.run_folder import CONFIG, SCHEMA_VERSION, SUMMARY, RunFolder, check_free
+from easyedit_lifelong.runs.run_folder import CONFIG, SCHEMA_VERSION, SUMMARY, RunFolder, check_free, has_summary
 from easyedit_lifelong.runs.setting_changes import setting_changes
 
 LOG = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class ComparedRun:
     @property
     def finished(self) -> bool:
         """Whether the run is finished."""
-        return self.begun and (self.folder / SUMMARY).is_file()
+        return self.begun and has_summary(self.folder)
 
 
 @dataclass(frozen=True)

@@ -102,11 +102,18 @@ class Run:
         Args:
             edits_before: the number of edits before the latest batch.
         """
-        edits = self.state.counts["edited"]
-        if self.done == len(self.batches):
-            return True
+        return self.done == len(self.batches) or self.is_scheduled(self.done, edits_before, self.state.counts["edited"])
+
+    def is_scheduled(self, batches: int, edits_before: int, edits: int) -> bool:
+        """Return whether the schedule says to score after a batch.
+
+        Args:
+            batches: the number of batches, this one included.
+            edits_before: the number of edits before this batch.
+            edits: the number of edits after it.
+        """
         if self.plan.batched:
-            return self.plan.schedule.due(self.done, edits_before, edits)
+            return self.plan.schedule.due(batches, edits_before, edits)
         # In the lifelong loop, the schedule counts edits: a request without an edit is no step of it.
         return edits > edits_before and self.plan.schedule.due(edits, edits_before, edits)
 

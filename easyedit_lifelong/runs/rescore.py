@@ -18,12 +18,12 @@ from easyedit_lifelong.runs.harness_results import AFTER, BEFORE, HARNESS_FILE, 
 from easyedit_lifelong.runs.judgements import JUDGEMENTS, judged_answers
 from easyedit_lifelong.runs.rescoring_plan import RESCORED, Rescoring, is_interrupted, plan_rescoring
 from easyedit_lifelong.runs.run_config import run_config, summary_settings
-from easyedit_lifelong.runs.run_folder import CONFIG, GENERATIONS, JOURNAL, METRICS_FILE, STATE, RunFolder
+from easyedit_lifelong.runs.run_folder import CONFIG, GENERATIONS, JOURNAL, METRICS_FILE, STATE, SUMMARY, RunFolder
 from easyedit_lifelong.runs.run_scores import score_all, summarize
 from easyedit_lifelong.runs.state import RunResult, RunState, run_result
 
 _GENERATED = "generated"
-_PARTIAL = (JOURNAL, METRICS_FILE, GENERATIONS, JUDGEMENTS, HARNESS_FILE)
+_PARTIAL = (SUMMARY, JOURNAL, METRICS_FILE, GENERATIONS, JUDGEMENTS, HARNESS_FILE)
 """The files that an interrupted rescoring may have written, apart from ``config.yaml``."""
 
 

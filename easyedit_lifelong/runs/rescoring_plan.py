@@ -17,7 +17,7 @@ from easyedit_lifelong.runs.experiment import Data, Inputs
 from easyedit_lifelong.runs.experiment_files import read_experiment
 from easyedit_lifelong.runs.inputs import read_inputs
 from easyedit_lifelong.runs.plan import Plan, make_plan
-from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, SUMMARY, check_free
+from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, check_free, has_summary
 from easyedit_lifelong.runs.run_lines import JOURNAL_FIELDS, read_lines
 
 _CHANGEABLE = (
@@ -217,7 +217,7 @@ def _question_of(request: EditRequest) -> tuple[Any, Any]:
 
 def is_interrupted(path: Path) -> bool:
     """Return whether a folder holds the results of a rescoring that was interrupted, so that they can be replaced."""
-    if (path / SUMMARY).exists():
+    if has_summary(path):
         return False
     try:
         recorded = parse_yaml((path / CONFIG).read_text(encoding="utf-8"))["recorded"]

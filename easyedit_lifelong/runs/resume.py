@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.runs.engine import Run
-from easyedit_lifelong.runs.run_folder import GENERATIONS, JOURNAL, METRICS_FILE, SUMMARY, RunFolder
+from easyedit_lifelong.runs.run_folder import GENERATIONS, JOURNAL, METRICS_FILE, RunFolder, has_summary
 from easyedit_lifelong.runs.run_scores import log_to_trackers
+
+LOG = logging.getLogger(__name__)
 
 
 def resume(run: Run) -> float:
@@ -37,6 +41,7 @@ def resume(run: Run) -> float:
     seconds_scoring = sum(entry.get("seconds_scoring", 0.0) for entry in curve)
     run.state.seconds["scoring"] += seconds_scoring
     seconds_of_batches = sum(entry.get("seconds", 0.0) + entry.get("seconds_scoring", 0.0) for entry in entries)
+    _report_lost_scorings(run, run.folder, entries, curve)
     # The run may have been killed between a batch and the scoring that was due after it.
     is_scored = bool(curve) and curve[-1]["n_seen"] == len(entries)
     if run.done and not is_scored and run.scoring_is_due(_edits_before_last_batch(run, entries)):
@@ -46,7 +51,7 @@ def resume(run: Run) -> float:
 
 def is_finished(run: Run) -> bool:
     """Return whether all batches are processed and the summary is written."""
-    return run.folder is not None and run.done == len(run.batches) and (run.folder.path / SUMMARY).exists()
+    return run.folder is not None and run.done == len(run.batches) and has_summary(run.folder.path)
 
 
 def _drop_incomplete_batch(run: Run, folder: RunFolder) -> list[dict[str, Any]]:
@@ -80,6 +85,21 @@ def _restore_curve(run: Run, folder: RunFolder, n_requests: int) -> list[dict[st
     for entry in curve:
         log_to_trackers(run.trackers, entry)
     return curve
+
+
+def _report_lost_scorings(
+    run: Run, folder: RunFolder, entries: Sequence[dict[str, Any]], curve: Sequence[dict[str, Any]]
+) -> None:
+    """Warn of scorings that the folder lacks, apart from that after the last batch, which is made now."""
+    scored, lost, seen, edits = {line["n_seen"] for line in curve}, [], 0, 0
+    for number, batch in enumerate(run.batches[: max(run.done - 1, 0)], 1):
+        edits_before, seen = edits, seen + len(batch)
+        edits = entries[seen - 1]["n_edits"]
+        if run.is_scheduled(number, edits_before, edits) and seen not in scored:
+            lost.append(edits)
+    if lost:
+        message = "%s: lacks the scores after these numbers of edits: %s. They are not computed again."
+        LOG.warning(message, folder.path / METRICS_FILE, ", ".join(map(str, lost)))
 
 
 def _edits_before_last_batch(run: Run, entries: list[dict[str, Any]]) -> int:

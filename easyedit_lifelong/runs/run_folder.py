@@ -21,7 +21,7 @@ import yaml
 from easyedit_lifelong.atomic import append_durably, delete_leftovers, fsync_path, write_text_atomically
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.folder_lock import lock_folder
-from easyedit_lifelong.parsing import parse_yaml
+from easyedit_lifelong.parsing import parse_json, parse_yaml
 from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.runs.run_lines import JOURNAL_FIELDS, SCORING_FIELDS, read_lines
 from easyedit_lifelong.runs.setting_changes import NOT_COMPARED, setting_changes
@@ -86,12 +86,21 @@ def check_resumable(path: Path | str) -> Path:
     return file
 
 
+def has_summary(folder: Path) -> bool:
+    """Return whether a run's folder has a summary that can be read. A damaged one is written again on resuming."""
+    try:
+        summary = parse_json((folder / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(summary, dict) and "metrics" in summary
+
+
 class RunFolder:
     """The open folder of a run: writes the run's files, and keeps other processes out with a lock.
 
     Args:
         path: the folder; made if it does not exist.
-        resumable: whether the message about another run there mentions ``--resume``.
+        resumable: whether messages mention ``--resume``.
 
     Attributes:
         path: the folder.
@@ -103,7 +112,7 @@ class RunFolder:
 
     def __init__(self, path: Path | str, *, resumable: bool = False) -> None:
         self.path = check_free(path, resumable=resumable)
-        self.seconds = 0.0
+        self.seconds, self._resumable = 0.0, resumable
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (OSError, ValueError) as error:  # ValueError: a NUL character
@@ -134,7 +143,7 @@ class RunFolder:
                 another process works in it.
         """
         folder = cls.__new__(cls)
-        folder.path, folder.seconds = check_resumable(path).parent, 0.0
+        folder.path, folder.seconds, folder._resumable = check_resumable(path).parent, 0.0, True
         folder._enter()
         try:
             folder._check_same(config, defaults or {})
@@ -263,9 +272,10 @@ class RunFolder:
                 raise FileNotFoundError(errno.ENOENT, "the run's folder has been replaced by another one")
             yield
         except OSError as error:
+            advice = "continue the run with --resume" if self._resumable else "begin again"
             raise RunError(
                 f"{self.path / name}: can't be written: {error.strerror}. What was written stays. "
-                "Remove the cause, then continue the run with --resume."
+                f"Remove the cause, then {advice}."
             ) from error
         finally:
             self.seconds += time.perf_counter() - began

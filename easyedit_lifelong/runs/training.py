@@ -13,6 +13,7 @@ from typing import Any
 
 from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest, as_requests
+from easyedit_lifelong.edits.edits_folder import translate_write_errors
 from easyedit_lifelong.errors import DataError, EditError, HyperParameterError, ModelError, RunError
 from easyedit_lifelong.folder_lock import lock_folder
 from easyedit_lifelong.hparams_files import hparams_values
@@ -112,6 +113,7 @@ def train_editor(
         out.mkdir(parents=True, exist_ok=True)
         if (lock := lock_folder(out)) is not None:
             stack.callback(lock.release)
+        check_training_folder(out, resume)  # another process may have trained there since the first check
         folder, progress = TrainingFolder(out, settings), TrainingProgress()
         if resume and folder.has_checkpoint:
             progress, tensors = folder.load_checkpoint()
@@ -255,9 +257,9 @@ class _Loop:
         if is_best:
             progress.best_loss, progress.best_edits = values["loss"], progress.edits
             validation = {"edits": progress.edits, **values}
-            write_artefact(
-                self._folder.path, {**self._description, "validation": validation}, self._training.artefact()
-            )
+            content = {**self._description, "validation": validation}
+            with translate_write_errors(self._folder.path, "the files of the artefact"):
+                write_artefact(self._folder.path, content, self._training.artefact())
         progress.seconds, progress.validated_edits = self._seconds(), progress.edits
         self._folder.save_checkpoint(progress, self._training.state())
 

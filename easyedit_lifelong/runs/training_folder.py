@@ -13,6 +13,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from easyedit_lifelong.atomic import append_durably, atomic_file, write_text_atomically
+from easyedit_lifelong.edits.step_files import chained_digest
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.artefacts import DESCRIPTION
 from easyedit_lifelong.paths import expanded_path
@@ -65,10 +66,9 @@ class TrainingFolder:
             RunError: the file cannot be written.
         """
         entry = {"schema_version": SCHEMA_VERSION, "settings": self._settings, "progress": asdict(progress)}
-        content = to_bytes(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-            {"checkpoint": json.dumps(entry)},
-        )
+        arrays = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        text = json.dumps(entry)
+        content = to_bytes(arrays, {"checkpoint": text, "digest": chained_digest("", text, arrays)})
         try:
             with atomic_file(self.path / CHECKPOINT) as temporary:
                 temporary.write_bytes(content)
@@ -81,8 +81,7 @@ class TrainingFolder:
         Raises:
             RunError: there is none, it is damaged, or it has other settings.
         """
-        path = self.path / CHECKPOINT
-        entry, tensors = _read(path)
+        entry, tensors = _read(self.path / CHECKPOINT)
         recorded = entry["settings"]
         changes = [
             f"{name} was {recorded.get(name)!r}, is {self._settings.get(name)!r}"
@@ -102,7 +101,7 @@ class TrainingFolder:
             raise RunError(f"{curve}: is damaged. Start again in another folder.") from error
         if len(lines) < progress.lines:
             raise RunError(f"{curve}: lacks lines that the checkpoint counts. Start again in another folder.")
-        write_text_atomically(curve, "".join(lines[: progress.lines]))
+        self._write_curve("".join(lines[: progress.lines]))
         return progress, tensors
 
     @property
@@ -111,8 +110,12 @@ class TrainingFolder:
         return (self.path / CHECKPOINT).is_file()
 
     def clear_curve(self) -> None:
-        """Remove all lines of the training curve."""
-        write_text_atomically(self.path / CURVE, "")
+        """Remove all lines of the training curve.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
+        self._write_curve("")
 
     def add_line(self, entry: Mapping[str, Any]) -> None:
         """Append a line to the training curve. It is on disk when this returns, since the next checkpoint counts it.
@@ -126,9 +129,23 @@ class TrainingFolder:
             raise RunError(f"{self.path / CURVE}: can't be written: {error.strerror}") from error
 
     def log(self, text: str) -> None:
-        """Append a line to the log."""
-        with (self.path / LOG_FILE).open("a", encoding="utf-8") as file:
-            file.write(text + "\n")
+        """Append a line to the log.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
+        try:
+            with (self.path / LOG_FILE).open("a", encoding="utf-8") as file:
+                file.write(text + "\n")
+        except OSError as error:
+            raise RunError(f"{self.path / LOG_FILE}: can't be written: {error.strerror}") from error
+
+    def _write_curve(self, text: str) -> None:
+        """Replace the training curve."""
+        try:
+            write_text_atomically(self.path / CURVE, text)
+        except OSError as error:
+            raise RunError(f"{self.path / CURVE}: can't be written: {error.strerror}") from error
 
 
 def check_training_folder(path: Path, resume: bool) -> Path:
@@ -155,18 +172,23 @@ def check_training_folder(path: Path, resume: bool) -> Path:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the entry and the tensors of a checkpoint.
+    """Return the entry and the tensors of a checkpoint. Checkpoints of earlier releases have no digest.
 
     Raises:
         RunError: it is damaged, or was written by another version.
     """
     try:
         with safe_open(path, "pt") as file:
-            entry = json.loads(file.metadata()["checkpoint"])
+            metadata = file.metadata()
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
+        text = metadata["checkpoint"]
+        entry = json.loads(text)
+        if metadata.get("digest", digest := chained_digest("", text, tensors)) != digest:
+            raise ValueError("it has been changed since it was written")
+        version = entry["schema_version"]
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise RunError(f"{path}: is damaged, or not a checkpoint. Start again in another folder.") from error
-    if entry.get("schema_version") != SCHEMA_VERSION:
+    if version != SCHEMA_VERSION:
         raise RunError(f"{path}: was written by another version of this package. Start again in another folder.")
     return entry, tensors

@@ -54,6 +54,11 @@ class ApiError(LifelongError):
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
+def timeout_error(seconds: float) -> ApiError:
+    """Return the error of a request that took longer than a number of seconds."""
+    return ApiError(504, f"the request took longer than {seconds:g} seconds", code="timeout")
+
+
 def api_error_of(error: BaseException) -> ApiError:
     """Return the answer to a request that failed with an error."""
     if isinstance(error, ApiError):

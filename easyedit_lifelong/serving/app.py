@@ -65,6 +65,7 @@ def create_app(engine: Engine, settings: ServerSettings, metrics: Metrics) -> Ap
         version=lambda: served.version,
         metrics=served.metrics,
         max_body=settings.max_body,
+        timeout=settings.timeout,
         only_loopback=settings.only_loopback,
     )
     return app

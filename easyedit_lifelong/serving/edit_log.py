@@ -201,6 +201,7 @@ class EditLog:
         """
         path = self.path / JOURNAL
         consequence = "these edits can't be served. Restore the folder from a copy."
+        self._make_journal(consequence)
         for line in read_lines(path, _FIELDS, consequence):
             if line["format_version"] > FORMAT_VERSION:
                 raise RunError(f"{path}: a newer release of this package wrote it. Update easyedit_lifelong.")
@@ -208,12 +209,38 @@ class EditLog:
                 self._replay(line)
             except (IndexError, KeyError, TypeError, ValueError) as error:
                 raise RunError(f"{path}: version {line['version']} is damaged; {consequence}") from error
-        if path.exists() and not (data := path.read_bytes()).endswith(b"\n") and data:
+        unrecorded = {number: folder for number, folder in self._state_folders().items() if number >= self.new_state()}
+        if len(unrecorded) > 1:  # a killed process leaves one at most
+            names = ", ".join(folder.name for folder in unrecorded.values())
+            raise RunError(f"{path}: lacks the versions of {names}; {consequence}")
+        if not (data := path.read_bytes()).endswith(b"\n") and data:
             write_text_atomically(path, data[: data.rfind(b"\n") + 1].decode(), newline="")
-        for folder in self.path.glob("state-*"):
-            match = _STATE_NAME.fullmatch(folder.name)  # not of a copy that somebody made
-            if match is not None and int(match[1]) >= self.new_state():
-                shutil.rmtree(folder)
+        for folder in unrecorded.values():
+            shutil.rmtree(folder)
+
+    def _make_journal(self, consequence: str) -> None:
+        """Make an empty journal in a new folder, so that a journal that was lost is noticed.
+
+        Raises:
+            RunError: the journal of a folder with edits is missing.
+        """
+        path = self.path / JOURNAL
+        if path.exists():
+            return
+        if folders := self._state_folders():
+            raise RunError(
+                f"{path}: is missing, but {folders[min(folders)].name} is there; {consequence} To begin without these "
+                "edits, use a new folder."
+            )
+        try:
+            write_text_atomically(path, "")
+        except OSError as error:
+            raise RunError(f"{path}: can't be written: {error.strerror}") from error
+
+    def _state_folders(self) -> dict[int, Path]:
+        """Return the state folders by number, in ascending order; copies that somebody made have other names."""
+        matches = [(_STATE_NAME.fullmatch(folder.name), folder) for folder in sorted(self.path.glob("state-*"))]
+        return {int(match[1]): folder for match, folder in matches if match is not None}
 
     def _replay(self, line: Mapping[str, Any]) -> None:
         """Add the version of a line of the journal.

@@ -19,7 +19,7 @@ from fastapi import Depends, Request
 from easyedit_lifelong.models.encoding import encode_text
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.serving.access import Access
-from easyedit_lifelong.serving.api_errors import ApiError
+from easyedit_lifelong.serving.api_errors import ApiError, timeout_error
 from easyedit_lifelong.serving.engine import Engine
 from easyedit_lifelong.serving.metrics import Metrics
 
@@ -176,7 +176,7 @@ class Served:
 
     def timeout_error(self) -> ApiError:
         """Return the error of a request that took too long."""
-        return ApiError(504, f"the request took longer than {self.settings.timeout:g} seconds", code="timeout")
+        return timeout_error(self.settings.timeout)
 
 
 def served_by(request: Request) -> Served:

@@ -90,3 +90,15 @@ def test_wrong_files_are_named(
     code, _, error = call(capsys, "attribute", "--model", "m", "--texts", tmp_path / name, *QUERY)
     assert code == 1
     assert message in error
+
+
+def test_a_file_for_the_scores_that_is_a_folder_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid_loading(monkeypatch, attribute, "load_model")
+    (tmp_path / "texts.txt").write_text("the moon is blue")
+    code, _, error = call(
+        capsys, "attribute", "--model", "m", "--texts", tmp_path / "texts.txt", *QUERY, "--out", tmp_path
+    )
+    assert code == 1
+    assert f"{tmp_path}: is a folder. Name a file." in error

@@ -69,6 +69,20 @@ def test_calibrate_writes_its_results_and_a_hyperparameter_file(
     assert {n: v for n, v in written.items() if n not in picked} == {n: v for n, v in given.items() if n not in picked}
 
 
+def test_a_calibration_that_another_process_has_made_meanwhile_is_kept(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def calibrate_first(hparams: Any) -> Any:
+        monkeypatch.undo()
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "calibration.json").write_text("{}")
+        return calibrating.load_model_for(hparams)
+
+    monkeypatch.setattr(calibrating, "load_model_for", calibrate_first)
+    assert "holds another calibration" in error_of(command, capsys)
+    assert (tmp_path / "out" / "calibration.json").read_text() == "{}"
+
+
 def test_the_calibrated_file_makes_edits_that_can_be_rolled_back(command: list[str], tmp_path: Path) -> None:
     assert main(command) == 0
     hparams = GraceHyperParams.from_hparams(tmp_path / "out" / "calibrated.yaml")
@@ -114,6 +128,11 @@ def test_a_resumed_calibration_repeats_no_finished_step(
     assert len(calls) == 3, "more than the second trial was made again"
     assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == FILES
     written = (out / "calibration.json").read_text()
+    (tmp_path / "facts.json").rename(tmp_path / "moved.json")
+    moved = [word.replace("facts.json", "moved.json") for word in command]
+    assert moved != command
+    assert main([*moved, "--resume"]) == 0, "the digest of the records is compared, not the path"
+    (tmp_path / "moved.json").rename(tmp_path / "facts.json")
     assert main([*command, "--resume"]) == 0, "a finished calibration doesn't write its files again"
     assert len(calls) == 3
     old, new = json.loads(written), json.loads((out / "calibration.json").read_text())

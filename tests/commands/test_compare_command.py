@@ -227,6 +227,16 @@ def test_a_killed_comparison_continues_and_ends_like_an_uninterrupted_one(
         assert compare_cli.summary(label)["metrics"] == json.loads((whole / "summary.json").read_text())["metrics"]
 
 
+def test_a_run_with_a_damaged_summary_is_not_finished(compare_cli: CompareCommand) -> None:
+    assert compare_cli.run()[0] == 0
+    metrics = compare_cli.summary("far")["metrics"]
+    (compare_cli.out / "far" / "summary.json").write_text("{")
+    code, out, err = compare_cli.run()
+    assert code == 0, err
+    assert "[1/2] near: finished earlier\n[2/2] far: continues" in out
+    assert compare_cli.summary("far")["metrics"] == metrics
+
+
 def test_a_method_that_fails_is_reported_and_the_others_run(compare_cli: CompareCommand, spoiler: None) -> None:
     broken = compare_cli.write("broken", alg_name="SPOILER", breaks="apply")
     code, out, _ = compare_cli.run(methods=f"broken={broken},near={compare_cli.near}")

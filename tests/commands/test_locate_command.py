@@ -144,6 +144,15 @@ def test_a_suggested_file_edits_the_model(words: list[str], tmp_path: Path, caps
     assert f"Several layers: {layers[0]} to {layers[-1]}." in several[1]
 
 
+def test_a_suggested_file_that_is_a_folder_is_refused_before_the_work(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid_loading(monkeypatch, locate, "load_model")
+    code, _, error = call(capsys, *words, "--suggest", "ROME-native", "--hparams-out", tmp_path)
+    assert code == 1
+    assert f"{tmp_path}: is a folder. Name a file." in error
+
+
 def test_a_method_without_numbered_layers_is_not_suggested(
     words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

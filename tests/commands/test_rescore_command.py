@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -131,14 +132,17 @@ def test_a_journal_of_other_data_is_refused(lifelong_cli: RunCommand) -> None:
     assert "line 2: belongs to no record" in _error(lifelong_cli, lifelong_cli.out)
 
 
-def test_the_results_of_an_interrupted_rescoring_are_replaced(lifelong_cli: RunCommand) -> None:
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{")], ids=["missing", "damaged"])
+def test_the_results_of_an_interrupted_rescoring_are_replaced(
+    lifelong_cli: RunCommand, damage: Callable[[Path], object]
+) -> None:
     assert lifelong_cli.run()[0] == 0
     expected = _rescored(lifelong_cli)
     folder = lifelong_cli.out / "rescored"
     code, _, err = call(lifelong_cli.capsys, "rescore", lifelong_cli.out)
     assert code == 1
     assert "holds another run" in err
-    (folder / "summary.json").unlink()
+    damage(folder / "summary.json")
     again = _rescored(lifelong_cli)
     assert again["metrics"] == expected["metrics"]
     assert len(_lines(folder / "journal.jsonl")) == len(_lines(lifelong_cli.out / "journal.jsonl"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 from easyedit_lifelong.errors import DataError, RunError
 from easyedit_lifelong.locate.known_facts import KnownFact, read_known_facts
 from easyedit_lifelong.locate.trace_facts import TraceSettings, trace_facts
-from easyedit_lifelong.locate.trace_folder import CONFIG, FACTS, TraceFolder
+from easyedit_lifelong.locate.trace_folder import CONFIG, FACTS, LOG_FILE, TraceFolder
 
 SETTINGS = TraceSettings(samples=2, window=2, severed=("mlp",))
 
@@ -78,7 +80,42 @@ def test_a_tracing_that_has_only_its_settings_continues(finished: TraceFolder, t
     settings = {name: value for name, value in finished.settings().items() if name != "schema_version"}
     (tmp_path / CONFIG).write_bytes((finished.path / CONFIG).read_bytes())
     TraceFolder(tmp_path).begin(settings)
+    TraceFolder(tmp_path).begin({**settings, "model": "moved/to/another/folder"})
+    with pytest.raises(RunError, match="other settings: weights was"):
+        TraceFolder(tmp_path).begin({**settings, "weights": "others"})
     assert (tmp_path / FACTS).is_dir()
+
+
+def test_a_tracing_of_other_facts_is_not_continued(pair: Any, facts: list[KnownFact], tmp_path: Path) -> None:
+    settings = TraceSettings(samples=2, window=2, severed=(), noise=0.5)
+    trace_facts(*pair, facts[:2], tmp_path, settings)
+    before = {path: path.read_bytes() for path in (tmp_path / FACTS).iterdir()}
+    changed = [
+        [facts[1], facts[0]],
+        [replace(fact, fact_id=f"other-{fact.fact_id}") for fact in facts],
+        [replace(facts[0], prompt=f"not far . {facts[0].prompt}"), *facts[1:]],
+        facts[:1],
+    ]
+    for others in changed:
+        with pytest.raises(RunError, match=r"00000[01]\.json: is of the fact .*Resume with the data"):
+            trace_facts(*pair, others, tmp_path, settings, resume=True)
+    assert {path: path.read_bytes() for path in (tmp_path / FACTS).iterdir()} == before
+    moved = [replace(fact, where="elsewhere") for fact in facts]
+    trace_facts(*pair, moved, tmp_path, settings, resume=True)  # more facts from another file
+    assert len(TraceFolder(tmp_path).statuses()) == len(facts)
+
+
+def test_a_number_and_its_text_are_two_facts(pair: Any, facts: list[KnownFact], tmp_path: Path) -> None:
+    settings = TraceSettings(samples=2, window=2, severed=(), noise=0.5)
+    two = [replace(facts[0], fact_id=1), replace(facts[2], fact_id="1")]
+    trace_facts(*pair, two, tmp_path, settings, limit=1)
+    assert trace_facts(*pair, two, tmp_path, settings, resume=True).traced == 2
+
+
+def test_a_full_disk_is_named(pair: Any, facts: list[KnownFact], tmp_path: Path) -> None:
+    (tmp_path / LOG_FILE).mkdir()  # as a disk that is full, it can't be written
+    with pytest.raises(RunError, match=f"{tmp_path}: the lines of the log can't be written"):
+        trace_facts(*pair, facts[:1], tmp_path, TraceSettings(samples=2, window=2, severed=(), noise=0.5))
 
 
 def test_the_limit_counts_traced_facts(pair: Any, facts: list[KnownFact], tmp_path: Path) -> None:
@@ -108,6 +145,21 @@ def test_damaged_files_are_named(finished: TraceFolder, tmp_path: Path) -> None:
     (tmp_path / FACTS / "000000.json").write_text(json.dumps(entry))
     with pytest.raises(RunError, match=r"000000.safetensors: is missing or damaged. Delete 000000.json"):
         list(folder.traces())
+
+
+def test_scores_with_a_flipped_bit_are_refused(finished: TraceFolder, tmp_path: Path) -> None:
+    shutil.copytree(finished.path, tmp_path / "copy")
+    folder, scores = TraceFolder(tmp_path / "copy"), tmp_path / "copy" / FACTS / "000000.safetensors"
+    content = bytearray(scores.read_bytes())
+    content[-3] ^= 16
+    scores.write_bytes(content)
+    with pytest.raises(RunError, match=r"000000.safetensors: is missing or damaged"):
+        list(folder.traces())
+    file = scores.with_suffix(".json")
+    entry = json.loads(file.read_text())
+    del entry["scores_sha256"]
+    file.write_text(json.dumps(entry))
+    assert len(list(folder.traces())) == len(list(finished.traces()))  # of an earlier release, which had no digest
 
 
 def test_facts_are_read_under_both_names(tmp_path: Path) -> None:

@@ -116,6 +116,29 @@ def test_resuming_a_finished_run_changes_no_file(uninterrupted: Path, tmp_path: 
     assert result.metrics == json.loads((uninterrupted / "summary.json").read_text())["metrics"]
 
 
+@pytest.mark.parametrize("damage", [b"", b'{"metrics": ', b"[]", b"{}"])
+def test_a_damaged_summary_is_written_again(uninterrupted: Path, tmp_path: Path, damage: bytes) -> None:
+    folder = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
+    (folder / "summary.json").write_bytes(damage)
+    run_grace(folder, resume=True)
+    assert_same_run(uninterrupted, folder)
+
+
+def test_scorings_that_were_lost_are_reported(
+    uninterrupted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
+    run_grace(folder, resume=True)
+    assert "lacks the scores" not in caplog.text
+    (folder / "metrics.jsonl").unlink()
+    run_grace(folder, resume=True)
+    lines = [json.loads(line)["n_edits"] for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) > 1
+    expected = ", ".join(map(str, lines[:-1]))
+    assert f"metrics.jsonl: lacks the scores after these numbers of edits: {expected}. They" in caplog.text
+    assert [json.loads(line)["n_edits"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == lines[-1:]
+
+
 def test_a_run_killed_before_its_first_edit_starts_again(uninterrupted: Path, interrupted: Path) -> None:
     for name in ("journal.jsonl", "metrics.jsonl"):
         (interrupted / name).unlink()

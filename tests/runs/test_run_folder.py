@@ -236,14 +236,20 @@ class FullDisk:
         return self.file.write(part)
 
 
-def test_a_full_disk_leaves_no_torn_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = RunFolder(tmp_path)
+@pytest.mark.parametrize(
+    ("resumable", "advice"),
+    [(True, "continue the run with --resume"), (False, r"Remove the cause, then begin again\.$")],
+)
+def test_a_full_disk_leaves_no_torn_line(
+    resumable: bool, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path, resumable=resumable)
     folder.journal(line(1))
     before = (tmp_path / "journal.jsonl").read_bytes()
     real_open = Path.open
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", lambda self, *args, **options: FullDisk(real_open(self, *args, **options), 9))
-        with pytest.raises(RunError, match=r"journal\.jsonl: can't be written: No space left on device.*--resume"):
+        with pytest.raises(RunError, match=rf"journal\.jsonl: can't be written: No space left.*{advice}"):
             folder.journal({"case_id": 2, "prompt": "long enough"})
     assert (tmp_path / "journal.jsonl").read_bytes() == before
     folder.journal(line(2))

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from easyedit_lifelong import (
     DataError,
@@ -33,6 +34,7 @@ from easyedit_lifelong import (
 )
 from easyedit_lifelong.methods.hypernetworks.training import HypernetworkTraining
 from easyedit_lifelong.models.fingerprint import model_fingerprint
+from easyedit_lifelong.runs import training
 from easyedit_lifelong.runs.training_folder import TrainingFolder, TrainingProgress
 from tests.support.tiny_models import build_model, build_tokenizer, state_of
 from tests.support.training_records import training_records
@@ -218,6 +220,55 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(RunError, match="is damaged, or not a checkpoint"):
         train(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.9])
+def test_a_checkpoint_with_a_flipped_bit_is_refused(place: float, tmp_path: Path) -> None:
+    train(tmp_path, edits=4)
+    path = tmp_path / "checkpoint.safetensors"
+    content = bytearray(path.read_bytes())
+    header = 8 + int.from_bytes(content[:8], "little")
+    content[header + int(place * (len(content) - header))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RunError, match="is damaged, or not a checkpoint"):
+        train(tmp_path, resume=True)
+
+
+def test_a_checkpoint_without_a_digest_is_resumed(tmp_path: Path) -> None:
+    train(tmp_path / "whole")
+    train(tmp_path / "parts", edits=4)
+    path = tmp_path / "parts" / "checkpoint.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    del metadata["digest"]  # as earlier releases wrote it
+    save_file(load_file(path), path, metadata)
+    train(tmp_path / "parts", resume=True)
+    whole, parts = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "parts")
+    assert all(torch.equal(parts[name], tensor) for name, tensor in whole.items())
+
+
+@pytest.mark.parametrize("name", ["training.jsonl", "training.log", "artefact.json", "checkpoint.safetensors"])
+def test_a_file_that_cannot_be_written_is_an_error_of_the_folder(name: str, tmp_path: Path) -> None:
+    def block(*_: object) -> None:
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).mkdir(exist_ok=True)  # as on a full disk, writing it fails
+
+    with pytest.raises(RunError, match=rf"{tmp_path}.*: .*can't be written: "):
+        train(tmp_path, report=block)
+
+
+def test_a_training_that_another_process_has_made_meanwhile_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_first(path: Path) -> object:
+        monkeypatch.undo()
+        train(path, edits=4)
+        return training.lock_folder(path)
+
+    monkeypatch.setattr(training, "lock_folder", train_first)
+    with pytest.raises(RunError, match="holds another training"):
+        train(tmp_path, edits=8)
+    assert curve_of(tmp_path)[-1]["edits"] == 4
 
 
 # ------------------------------------------------------------------ the port

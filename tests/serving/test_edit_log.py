@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def test_an_incomplete_line_and_state_folders_without_a_version_are_removed(tmp_
     path = tmp_path / JOURNAL
     complete = path.read_bytes()
     path.write_bytes(complete + complete[:40])
-    for number in (4, 5, 6):
+    for number in (4, 5):
         (tmp_path / f"state-{number:06d}").mkdir()
         (tmp_path / f"state-{number:06d}" / "step-000001.safetensors").touch()
     again = EditLog(tmp_path)
@@ -47,6 +48,42 @@ def test_an_incomplete_line_and_state_folders_without_a_version_are_removed(tmp_
     assert path.read_bytes() == complete
     assert sorted(path.name for path in tmp_path.glob("state-*")) == ["state-000004"]
     again.close()
+
+
+@pytest.mark.parametrize(
+    "lost", [lambda path: path.unlink(), lambda path: path.write_bytes(b"")], ids=["file", "lines"]
+)
+def test_the_states_of_a_lost_journal_are_kept(tmp_path: Path, lost: Callable[[Path], object]) -> None:
+    log_with_versions(tmp_path).close()
+    steps = [tmp_path / f"state-{number:06d}" / "step-000001.safetensors" for number in (1, 2)]
+    for step in steps:
+        step.parent.mkdir()
+        step.touch()
+    lost(tmp_path / JOURNAL)
+    for _ in range(2):
+        with pytest.raises(RunError, match=r"state-000001.*Restore the folder from a copy"):
+            EditLog(tmp_path)
+    assert all(step.exists() for step in steps)
+
+
+def test_a_lost_journal_is_noticed_before_the_first_deletion(tmp_path: Path) -> None:
+    EditLog(tmp_path).close()
+    step = tmp_path / "state-000001" / "step-000001.safetensors"
+    step.parent.mkdir()
+    step.touch()
+    (tmp_path / JOURNAL).unlink()
+    with pytest.raises(RunError, match=r"journal\.jsonl: is missing"):
+        EditLog(tmp_path)
+    assert step.exists()
+
+
+def test_an_edit_that_was_killed_before_the_first_version_is_removed(tmp_path: Path) -> None:
+    EditLog(tmp_path).close()
+    (tmp_path / "state-000001").mkdir()
+    log = EditLog(tmp_path)
+    assert not (tmp_path / "state-000001").exists()
+    assert log.present.number == 0
+    log.close()
 
 
 def test_copies_of_state_folders_are_left_alone(tmp_path: Path) -> None:
