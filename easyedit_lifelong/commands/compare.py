@@ -11,12 +11,13 @@ from easyedit_lifelong.commands.run_options import (
     DATA,
     FORMAT_HELP,
     add_scoring_arguments,
+    run_data,
     scoring_settings,
     spellings,
 )
 from easyedit_lifelong.data.samples import COUNTERFACT
 from easyedit_lifelong.runs.compared_methods import ComparedMethod, MethodComparison
-from easyedit_lifelong.runs.experiment import CONSECUTIVE, Data, Experiment
+from easyedit_lifelong.runs.experiment import CONSECUTIVE, Experiment
 from easyedit_lifelong.runs.schedule import Schedule
 
 _EDITS = (1, 10, 100)
@@ -63,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     experiment = Experiment(
         CONSECUTIVE,
         None,
-        Data(arguments.data, arguments.format, max(edits), arguments.edit_with, offset=arguments.offset),
+        run_data(arguments, max(edits)),
         overrides={
             "model_name": arguments.model,
             "device": arguments.device,

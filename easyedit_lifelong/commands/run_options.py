@@ -98,6 +98,7 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which records are edited and what is scored."""
     add = parser.add_argument
     add("--offset", type=count, default=0, metavar="N", help="skip the first N records; --edits counts from there")
+    add("--shuffle", action="store_true", help="draw the records, from all after --offset, and their order by the seed")
     add(
         *spellings("eval_sample"),
         type=positive_int,
@@ -161,11 +162,28 @@ def loop_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         HyperParameterError: a number of the schedule is invalid, or an option of tasks is given without tasks.
     """
     return {
-        "data": Data(arguments.data, arguments.format, arguments.edits, arguments.edit_with, offset=arguments.offset),
+        "data": run_data(arguments, arguments.edits),
         **scoring_settings(arguments),
         "schedule": Schedule.of(arguments.eval_every, arguments.eval_at, arguments.eval_sample),
         "trackers": arguments.track,
     }
+
+
+def run_data(arguments: argparse.Namespace, edits: int | None) -> Data:
+    """Return the data that a command's options name.
+
+    Args:
+        arguments: the options.
+        edits: how many records to use; None for all.
+    """
+    return Data(
+        arguments.data,
+        arguments.format,
+        edits,
+        arguments.edit_with,
+        offset=arguments.offset,
+        shuffle=arguments.shuffle,
+    )
 
 
 def scoring_settings(arguments: argparse.Namespace) -> dict[str, Any]:

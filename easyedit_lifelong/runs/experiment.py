@@ -42,6 +42,7 @@ class Data:
         edit_with: how many rephrasings of each fact become separate edits; the others are held out.
         sha256: the SHA-256 that the file must have; None to accept any.
         offset: the number of records to skip at the beginning of the data.
+        shuffle: whether the seed draws the records that are used, from all that follow, and their order.
     """
 
     path: str
@@ -50,6 +51,7 @@ class Data:
     edit_with: int = 0
     sha256: str | None = None
     offset: int = 0
+    shuffle: bool = False
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ DATA_KEYS: Mapping[str, Any] = {
     "format": str | None,
     "edits": int | None,
     "offset": int | None,
+    "shuffle": bool | None,
     "edit_with": int | None,
     "sha256": str | None,
 }
@@ -188,6 +189,7 @@ def data_of(section: Mapping[str, Any] | None, file: Path, name: str, problems: 
         values.get("edit_with") or 0,
         values.get("sha256"),
         values.get("offset") or 0,
+        values.get("shuffle") or False,
     )
 
 

@@ -15,6 +15,7 @@ from easyedit_lifelong.data.reading_notes import collected_messages
 from easyedit_lifelong.data.request import EditRequest, Probe, check_unique
 from easyedit_lifelong.data.retention import read_retention
 from easyedit_lifelong.data.samples import CAPABILITY
+from easyedit_lifelong.data.shuffling import shuffled
 from easyedit_lifelong.digests import file_digest
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.evaluation.text_scores import read_text
@@ -29,7 +30,7 @@ def read_inputs(experiment: Experiment, seed: int) -> Inputs:
 
     Args:
         experiment: the settings of the run.
-        seed: the seed of the choice of rephrasings that become edits.
+        seed: the seed of the choice of rephrasings that become edits, and of the order of shuffled records.
 
     Raises:
         DataError: a file cannot be read, has another SHA-256 than the experiment says, or holds no requests; or two
@@ -75,7 +76,7 @@ def _read(experiment: Experiment, data: Data, seed: int) -> Inputs:
     """Read the requests, and what else the experiment scores."""
     reader = reader_of(data.path, data.format)
     with collected_messages() as notes:
-        records, unusable = _read_records(experiment, data, reader)
+        records, unusable = _read_records(experiment, data, reader, seed)
     requests = split_rephrasings(records, data.edit_with, seed)
     retention, text = _read_retention(experiment), _read_text(experiment)
     capability, source = _read_capability(experiment), _source(experiment, data, reader.name)
@@ -84,7 +85,7 @@ def _read(experiment: Experiment, data: Data, seed: int) -> Inputs:
 
 
 def _read_records(
-    experiment: Experiment, data: Data, reader: DatasetReader
+    experiment: Experiment, data: Data, reader: DatasetReader, seed: int
 ) -> tuple[list[EditRequest], list[DataError]]:
     """Read the requests of a dataset, after a check of its SHA-256; return them, and the errors of skipped records."""
     _check_exists(experiment, data.path, "data.path", "--data")
@@ -95,7 +96,7 @@ def _read_records(
                 f"{experiment.setting('data.sha256', '--data')}: {data.path} has the SHA-256 {digest}, not "
                 f"{data.sha256}: these aren't the data that the experiment was made with."
             )
-    limit = None if data.edits is None else data.offset + data.edits
+    limit = None if data.edits is None or data.shuffle else data.offset + data.edits
     requests, unusable = read_results(data.path, reader.read, limit=limit)
     check_usable(data.path, reader.read, requests, unusable, skip_unusable=experiment.skip_unusable)
     if data.offset >= len(requests):
@@ -103,7 +104,11 @@ def _read_records(
             f"{experiment.setting('data.offset', '--offset')}: {data.offset} records are to be skipped, but "
             f"{data.path} has only {len(requests)}"
         )
-    return requests[data.offset :][: data.edits], unusable
+    following = requests[data.offset :]
+    if data.shuffle:
+        check_unique(requests)
+        following = shuffled(following, seed)
+    return following[: data.edits], unusable
 
 
 def _check_exists(experiment: Experiment, path: str, key: str, option: str) -> None:
@@ -168,6 +173,8 @@ def _source(experiment: Experiment, data: Data, data_format: str) -> Source:
     section["edits"] = data.edits
     if data.offset:
         section["offset"] = data.offset
+    if data.shuffle:
+        section["shuffle"] = True
     if data.edit_with:
         section["edit_with"] = data.edit_with
     retention = experiment.retention

@@ -82,6 +82,14 @@ def test_an_offset_is_recorded_and_checked_when_the_run_is_resumed(consecutive_c
     assert message == f"--offset: 3 records are to be skipped, but {consecutive_cli.data} has only 3"
 
 
+def test_shuffled_records_are_the_same_when_the_run_is_resumed_or_repeated(consecutive_cli: RunCommand) -> None:
+    assert consecutive_cli.run("--edits", 2, "--shuffle")[0] == 0
+    assert yaml.safe_load((consecutive_cli.out / "config.yaml").read_text())["data"]["shuffle"] is True
+    assert consecutive_cli.run("--edits", 2, "--shuffle", "--resume")[0] == 0
+    code, _, err = consecutive_cli.run("--edits", 2, "--resume")
+    assert code == 1 and "can't be resumed with other settings: recorded.requests_sha256 was" in err
+
+
 def test_the_default_folder_is_named_after_method_model_and_data(
     consecutive_cli: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +191,7 @@ def test_every_option_reaches_the_experiment(consecutive_cli: RunCommand, monkey
         2,
         "--offset",
         7,
+        "--shuffle",
         "--text",
         "t",
         "--task",
@@ -195,7 +204,7 @@ def test_every_option_reaches_the_experiment(consecutive_cli: RunCommand, monkey
     assert experiment == Experiment(
         "consecutive",
         hparams,
-        Data(str(consecutive_cli.data), "json", 8, 2, offset=7),
+        Data(str(consecutive_cli.data), "json", 8, 2, offset=7, shuffle=True),
         retention=str(consecutive_cli.retention),
         text="t",
         task="generation",

@@ -62,6 +62,25 @@ def test_records_before_the_offset_are_skipped(tmp_path: Path) -> None:
         read_inputs(experiment_of(Data(str(file), offset=3)), 0)
 
 
+def test_shuffled_records_are_drawn_by_the_seed_from_all_after_the_offset(tmp_path: Path) -> None:
+    file = tmp_path / "f.json"
+    file.write_text(json.dumps([{"prompt": f"p{n}", "target_new": "t"} for n in range(30)]))
+    data = Data(str(file), edits=5, offset=10, shuffle=True)
+    drawn = [[request.case_id for request in read_inputs(experiment_of(data), seed).requests] for seed in (0, 1, 0)]
+    assert drawn[0] == drawn[2] != drawn[1]
+    assert all(len(set(ids)) == 5 and min(ids) >= 10 for ids in drawn)
+    assert max(max(ids) for ids in drawn) > 15
+    source = read_inputs(experiment_of(data), 0).source
+    assert source is not None and source.data["shuffle"] is True
+
+
+def test_records_with_one_id_cant_be_shuffled(tmp_path: Path) -> None:
+    file = tmp_path / "f.json"
+    file.write_text(json.dumps([{"case_id": 3, "prompt": "p", "target_new": "t"}] * 2))
+    with pytest.raises(DataError, match="case_id"):
+        read_inputs(experiment_of(Data(str(file), edits=1, shuffle=True)), 0)
+
+
 def test_data_in_memory_are_returned_unchanged() -> None:
     given = Inputs([EditRequest(0, "p", "t")], name="mine")
     assert read_inputs(experiment_of(given), 0) is given

@@ -44,6 +44,15 @@ def test_every_combination_is_a_cell_with_its_own_folder_and_settings(tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
+def test_each_seed_draws_its_own_records_of_shuffled_data(tmp_path: Path) -> None:
+    data = {"facts": {"path": "facts.json", "shuffle": True}}
+    config = plan(tmp_path, data=data, edits=1, seeds=[0, 1, 2, 3]).config
+    digests = {name: values["recorded"]["requests_sha256"] for name, values in config.items()}
+    assert len(set(digests.values())) > 1
+    assert all(digests[f"near/tiny/facts/seed-{seed}"] == digests[f"far/tiny/facts/seed-{seed}"] for seed in range(4))
+    assert all(values["data"]["shuffle"] is True for values in config.values())
+
+
 def test_a_sweep_with_other_settings_is_refused_and_cells_can_be_added(tmp_path: Path) -> None:
     begin(tmp_path, seeds=[0])
     before = (tmp_path / "out" / "sweep.yaml").read_bytes()
