@@ -101,8 +101,8 @@ def _check_mergeable(saved: SavedEdits, first: SavedEdits) -> None:
             reason = None if method is None else method.reasons.get("merge")
             if reason is not None:
                 raise RunError(f"{saved.path}: holds {name} edits, which can't be merged: {reason}")
-            mergeable = " and ".join(method.name for method in methods if method.merge is not None)
-            raise RunError(f"{saved.path}: holds edits of {name}, which can't be merged; only {mergeable}'s can")
+            mergeable = ", ".join(method.name for method in methods if method.merge is not None)
+            raise RunError(f"{saved.path}: holds edits of {name}, which can't be merged. Methods that can: {mergeable}")
     if saved.fingerprint != first.fingerprint:
         raise RunError(
             f"{saved.path}: these edits were made on {saved.model!r}, those of {first.path} on {first.model!r} with "
