@@ -90,6 +90,8 @@ def _run_cells(console: Console, plan: SweepPlan, launcher: Launcher) -> dict[st
         f"Cells: {len(plan.cells) - len(pending)} finished earlier, {n_begun} to resume, {len(pending) - n_begun} to "
         f"begin. Requests: {n_requests}",
     )
+    if pending and plan.repeats_records:
+        print_line(console, "Seeds edit the same records, unless their data have 'shuffle: true' (docs/sweep.md).")
     jobs = [
         CellJob(cell.name, cell.run.plan.experiment, cell.run.folder, plan.log_of(cell), Path.cwd()) for cell in pending
     ]

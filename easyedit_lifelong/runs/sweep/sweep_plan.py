@@ -89,6 +89,12 @@ class SweepPlan:
     cells: list[Cell]
     config: dict[str, dict[str, Any]]
 
+    @property
+    def repeats_records(self) -> bool:
+        """Whether a data set has the same records, in the same order, for several seeds."""
+        digests = {(cell.data, cell.seed): self.config[cell.name]["recorded"]["requests_sha256"] for cell in self.cells}
+        return len({(data, digest) for (data, _), digest in digests.items()}) < len(digests)
+
     def log_of(self, cell: Cell) -> Path:
         """Return the file of a cell's messages."""
         return self.out / LOGS / f"{cell.name}.log"

@@ -53,6 +53,12 @@ def test_each_seed_draws_its_own_records_of_shuffled_data(tmp_path: Path) -> Non
     assert all(values["data"]["shuffle"] is True for values in config.values())
 
 
+def test_seeds_that_repeat_records_are_noticed(tmp_path: Path) -> None:
+    assert plan(tmp_path).repeats_records
+    assert not plan(tmp_path, seeds=[3]).repeats_records
+    assert not plan(tmp_path, data={"facts": {"path": "facts.json", "shuffle": True}}, seeds=[0, 1]).repeats_records
+
+
 def test_a_sweep_with_other_settings_is_refused_and_cells_can_be_added(tmp_path: Path) -> None:
     begin(tmp_path, seeds=[0])
     before = (tmp_path / "out" / "sweep.yaml").read_bytes()
