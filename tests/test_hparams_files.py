@@ -213,13 +213,16 @@ def test_every_coachhook_file_has_a_real_architecture_to_be_checked_against() ->
     assert {model_of(name) for method, name in LOCATE_EDIT_FILES if method == "CoachHook"} == set(CONFIGS)
 
 
-def test_the_scope_layer_of_a_codebook_file_comes_before_the_edited_projections() -> None:
-    hparams = CoachHookHyperParams.from_hparams("CoachHook/smollm2-135m-codebook")
+@pytest.mark.parametrize(("model_name", "shape"), [("smollm2-135m", (576, 1536)), ("gemma3-270m", (640, 2048))])
+def test_the_scope_layer_of_a_codebook_file_comes_before_the_edited_projections(
+    model_name: str, shape: tuple[int, int]
+) -> None:
+    hparams = CoachHookHyperParams.from_hparams(f"CoachHook/{model_name}-codebook")
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(LOCATE_EDIT_CONFIGS["smollm2-135m"])
+        model = AutoModelForCausalLM.from_config(LOCATE_EDIT_CONFIGS[model_name])
     path, layer = find_module(model, hparams.scope_path)
     check_comes_first(model, path, layer, find_module(model, hparams.rewrite_modules[0])[1])
-    assert projection_shape(layer) == (576, 1536)
+    assert projection_shape(layer) == shape
 
 
 @pytest.mark.parametrize(("method", "name"), LOCATE_EDIT_FILES)
