@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import os
 import subprocess
 import sys
@@ -169,7 +170,7 @@ def test_importing_easyedit_changes_no_file(easyeditor: Any, python: Callable[..
 
 
 def test_line_numbers_point_into_the_real_file(easyeditor: Any) -> None:
-    code = easyeditor.BaseEditor.edit.__code__
+    code = inspect.unwrap(easyeditor.BaseEditor.edit).__code__
     line = Path(code.co_filename).read_text(encoding="utf-8").splitlines()[code.co_firstlineno - 1]
     assert line.strip().startswith("def edit(")
 
