@@ -98,7 +98,11 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which records are edited and what is scored."""
     add = parser.add_argument
     add("--offset", type=count, default=0, metavar="N", help="skip the first N records; --edits counts from there")
-    add("--shuffle", action="store_true", help="draw the records, from all after --offset, and their order by the seed")
+    add(
+        "--shuffle",
+        action="store_true",
+        help="the seed of the hyperparameters draws the records, from all after --offset, and their order",
+    )
     add(
         *spellings("eval_sample"),
         type=positive_int,
