@@ -81,11 +81,6 @@ class GraceAdaptor:
         self.codebook = codebook.train(self.layer.training)
         self._codebook_attachment.set_child(codebook)
 
-    def uninstall(self) -> None:
-        """Take the codebook off the layer."""
-        self.codebook = None
-        self._codebook_attachment.set_child(None)
-
     def detach(self) -> None:
         """Remove hook and codebook from the model. Further calls do nothing."""
         self.codebook = None
