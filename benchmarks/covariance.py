@@ -28,7 +28,6 @@ from rich.table import Table
 
 from easyedit_lifelong import load_model
 from easyedit_lifelong.bridge import find_easyedit, install
-from easyedit_lifelong.commands.covariance import parse_layers
 from easyedit_lifelong.covariance import collect_covariance
 from easyedit_lifelong.covariance.blocks import Amount, Position
 from easyedit_lifelong.covariance.corpus import find_corpus
@@ -36,6 +35,7 @@ from easyedit_lifelong.covariance.key_modules import layer_modules
 from easyedit_lifelong.covariance.npz import read_moments
 from easyedit_lifelong.covariance.sampling import SampledPlan
 from easyedit_lifelong.errors import LifelongError
+from easyedit_lifelong.number_ranges import parse_layers
 
 NAME = "wikitext"
 """The corpus name under which EasyEdit gets the texts; it accepts no other names."""

@@ -29,7 +29,8 @@ from easyedit_lifelong.locate.corruption import GaussianNoise, subject_embedding
 from easyedit_lifelong.locate.known_facts import EncodedFact, encode_known_fact, read_known_facts
 from easyedit_lifelong.locate.restorations import KINDS, Kind
 from easyedit_lifelong.locate.sites import Sites
-from easyedit_lifelong.locate.trace import NOISE_FACTOR, Tracer
+from easyedit_lifelong.locate.trace import Tracer
+from easyedit_lifelong.locate.trace_settings import NOISE_FACTOR
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.runner import Runner
 

@@ -7,11 +7,11 @@ when they are first used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from easyedit_lifelong import bridge
 from easyedit_lifelong.errors import LifelongError
+from easyedit_lifelong.lazy_names import lazy_names
 from easyedit_lifelong.versions import __version__ as __version__
 
 _LAZY = {
@@ -124,7 +124,7 @@ _LAZY = {
     "trace_fact": "easyedit_lifelong.locate.trace",
     "KnownFact": "easyedit_lifelong.locate.known_facts",
     "read_known_facts": "easyedit_lifelong.locate.known_facts",
-    "TraceSettings": "easyedit_lifelong.locate.trace_facts",
+    "TraceSettings": "easyedit_lifelong.locate.trace_settings",
     "trace_facts": "easyedit_lifelong.locate.trace_facts",
     "attribute": "easyedit_lifelong.locate.attribution",
     "record_states": "easyedit_lifelong.locate.state_changes",
@@ -180,7 +180,8 @@ if TYPE_CHECKING:
     from easyedit_lifelong.locate.known_facts import KnownFact, read_known_facts
     from easyedit_lifelong.locate.state_changes import compare_states, record_states
     from easyedit_lifelong.locate.trace import FactTrace, trace_fact
-    from easyedit_lifelong.locate.trace_facts import TraceSettings, trace_facts
+    from easyedit_lifelong.locate.trace_facts import trace_facts
+    from easyedit_lifelong.locate.trace_settings import TraceSettings
     from easyedit_lifelong.methods.alphaedit.config import AlphaEditHyperParams
     from easyedit_lifelong.methods.alphaedit.editor import apply_alphaedit_to_model
     from easyedit_lifelong.methods.artefacts import read_artefact
@@ -393,19 +394,6 @@ __all__ = [
     "unregister_editor",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_LAZY[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """Return all public names, imported or not."""
-    return sorted({*globals(), *_LAZY})
-
+__getattr__, __dir__ = lazy_names(__name__, _LAZY)
 
 bridge.install()

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 from easyedit_lifelong.bridge.easyedit_location import (
@@ -17,29 +16,25 @@ from easyedit_lifelong.bridge.easyedit_location import (
     require_easyedit,
 )
 from easyedit_lifelong.bridge.finder import install
+from easyedit_lifelong.lazy_names import lazy_names
 
 _LAZY = {
-    "easyedit_hparams": "method_hparams",
-    "easyedit_method": "easyedit_methods",
-    "easyedit_method_for": "easyedit_methods",
-    "easyedits_full_name": "method_names",
-    "full_name": "method_names",
-    "hparams_folders": "method_names",
-    "read_counterfact": "easyedit_loaders",
-    "read_easyedit_hparams": "method_hparams",
-    "read_zsre": "easyedit_loaders",
-    "unambiguous_hparams": "method_hparams",
+    "easyedit_hparams": "easyedit_lifelong.bridge.method_hparams",
+    "easyedit_method": "easyedit_lifelong.bridge.easyedit_methods",
+    "easyedit_method_for": "easyedit_lifelong.bridge.easyedit_methods",
+    "easyedits_full_name": "easyedit_lifelong.bridge.method_names",
+    "full_name": "easyedit_lifelong.bridge.method_names",
+    "hparams_folders": "easyedit_lifelong.bridge.method_names",
+    "read_counterfact": "easyedit_lifelong.bridge.easyedit_loaders",
+    "read_easyedit_hparams": "easyedit_lifelong.bridge.method_hparams",
+    "read_zsre": "easyedit_lifelong.bridge.easyedit_loaders",
+    "unambiguous_hparams": "easyedit_lifelong.bridge.method_hparams",
 }
 """Names whose modules import torch or editing methods, and the modules. They are imported when first used."""
 
 __all__ = ["EasyEditInfo", "base_editor", "find_easyedit", "install", "install_hint", "require_easyedit", *_LAZY]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name of :data:`_LAZY` when it is used."""
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+__getattr__, __dir__ = lazy_names(__name__, _LAZY)
 
 
 def base_editor() -> Any:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.atomic import delete_leftovers, write_text_atomically
-from easyedit_lifelong.commands.option_types import names, positive_float, positive_int
 from easyedit_lifelong.data.json_files import ENCODING, read_json_file, unreadable
 from easyedit_lifelong.errors import DataError, RunError
-from easyedit_lifelong.locate.attribution import METHODS, attribute, check_attribution_method
+from easyedit_lifelong.locate.attribution import attribute
+from easyedit_lifelong.locate.attribution_methods import check_attribution_method
 from easyedit_lifelong.locate.lexical import bm25_scores
 from easyedit_lifelong.models.devices import resolve_device
 from easyedit_lifelong.models.load import load_model, resolve_dtype
@@ -20,31 +20,6 @@ from easyedit_lifelong.paths import check_output_file, expanded_path
 from easyedit_lifelong.reporting.console_tables import plain_table, print_line
 from easyedit_lifelong.reporting.progress import count_progress
 from easyedit_lifelong.reporting.terminal import Console
-
-EXAMPLE = (
-    'easyedit-lifelong attribute --model my-model --texts texts.txt --prompt "The capital of France is" --answer Paris'
-)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    add = parser.add_argument
-    add("--model", required=True, metavar="M", help="model name or folder, after it was trained on the texts")
-    add("--texts", type=Path, required=True, metavar="FILE", help="a text a line; or .json, .jsonl with field `text`")
-    add("--prompt", required=True, help="the prompt")
-    add("--answer", required=True, help="the answer to attribute to the texts")
-    method_help = "products of gradients (tracin, default), or influence functions (ekfac, extra `attribution`)"
-    add("--method", choices=METHODS, default="tracin", help=method_help)
-    damping_help = "λ of --method ekfac (default: a tenth of the mean eigenvalue of each layer)"
-    add("--damping", type=positive_float, metavar="X", help=damping_help)
-    checkpoints_help = "further checkpoints; scores of --method tracin are averaged over all"
-    add("--checkpoints", type=names, default=(), metavar="D,D", help=checkpoints_help)
-    add("--layers", type=names, metavar="L,L", help="linear layers (default: the output projections of all MLPs)")
-    add("--plain", action="store_true", help="products of gradients, not divided by their lengths")
-    add("--top", type=positive_int, default=20, metavar="N", help="number of texts to print (default 20)")
-    add("--out", type=Path, metavar="FILE", help="write the scores of all texts to this JSON file")
-    add("--device", help="device of the model")
-    add("--dtype", help="dtype of the model (default float32)")
 
 
 def run(arguments: argparse.Namespace) -> int:

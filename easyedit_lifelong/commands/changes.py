@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.torch import save as to_bytes
 
 from easyedit_lifelong.atomic import atomic_folder
-from easyedit_lifelong.commands.saved_edits import add_saved_arguments, saved_edits_from
+from easyedit_lifelong.commands.saved_edits import saved_edits_from
 from easyedit_lifelong.edits import load_edits
 from easyedit_lifelong.edits.edits_folder import check_empty
 from easyedit_lifelong.locate.state_changes import StateChanges, compare_states, record_states
@@ -23,21 +23,7 @@ from easyedit_lifelong.reporting.report.style import figure_options
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.run_folder import check_free
 
-EXAMPLE = 'easyedit-lifelong changes --edits my-edits --prompt "The capital of France is"'
-
 ARRAYS, INDEX, PAGE = "changes.safetensors", "changes.json", "report.html"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    add_saved_arguments(parser)
-    prompt_help = (
-        "a prompt, such as a paraphrase or a neighbour (repeatable; default: the prompts of the first 3 edits)"
-    )
-    parser.add_argument("--prompt", action="append", metavar="TEXT", help=prompt_help)
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/changes"), metavar="DIR", help="results (default runs/changes)"
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:

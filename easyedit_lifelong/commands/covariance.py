@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from easyedit_lifelong.commands.option_types import positive_int, whole_number
 from easyedit_lifelong.covariance.corpus import check_obtainable, find_corpus
 from easyedit_lifelong.covariance.derive import merge_moments
 from easyedit_lifelong.covariance.identity import read_sidecar
@@ -25,61 +24,12 @@ from easyedit_lifelong.errors import CovarianceError, HyperParameterError
 from easyedit_lifelong.hparams_files import find_hparams, read_hparams_file
 from easyedit_lifelong.models.devices import resolve_device
 from easyedit_lifelong.models.load import load_model, resolve_dtype
-from easyedit_lifelong.number_ranges import number_range
+from easyedit_lifelong.number_ranges import parse_layers
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.console_tables import plain_table
 from easyedit_lifelong.reporting.progress import count_progress
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.hyperparameter_files import load_hparams
-
-EXAMPLE = "easyedit-lifelong covariance --model gpt2-xl --layers 13-17 --corpus wikipedia --samples 100000"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command. An option that is not given is None, so that a hyperparameter file can set it."""
-    add = parser.add_argument
-    add("--model", metavar="M", help="model name or folder")
-    add("--layers", metavar="L", help="layers, such as 13-17 or 3-7,9")
-    add("--corpus", metavar="C", help="file, folder, dataset, wikipedia, wikitext, or self: sampled from the model")
-    add("--tokens", type=positive_int, metavar="N", help="number of tokens (default 10 per dimension of the keys)")
-    add("--samples", type=positive_int, metavar="N", help="number of documents instead of tokens, as in MEMIT")
-    add("--out", type=Path, metavar="DIR", help="folder of statistics (default: this package's cache)")
-    add("--hparams", metavar="FILE", help="hyperparameter file for all options that are not given")
-    add("--dtype", choices=("float32", "float64"), help="data type of the stored sums (default float32)")
-    add("--engine", metavar="E", help="native (default), or easyedit: EasyEdit's layer_stats")
-    add("--device", help="device of the model")
-    add("--seed", type=whole_number, default=0, help="seed of the order of documents, or of sampled text (default 0)")
-    add(
-        "--context",
-        type=positive_int,
-        metavar="N",
-        help="longest row of tokens (default 512; for --samples, the model's)",
-    )
-    add(
-        "--easyedit-samples",
-        type=positive_int,
-        metavar="N",
-        help="also store a copy where EasyEdit looks for mom2_n_samples: N",
-    )
-    add("--merge", type=Path, nargs="+", metavar="FILE", help="only merge these files into --out FILE.npz")
-
-
-def parse_layers(text: str) -> list[int]:
-    """Parse a list of layers such as ``3-7,9``; return their numbers.
-
-    Raises:
-        CovarianceError: the text is not such a list.
-    """
-    layers: list[int] = []
-    for part in text.replace(" ", "").split(","):
-        first, dash, last = part.partition("-")
-        try:
-            if not first.isdecimal() or (dash and not last.isdecimal()):
-                raise ValueError("no numbers")
-            layers += number_range(first, last or first)
-        except ValueError:
-            raise CovarianceError(f"layers: {text!r} isn't a list of layers such as 13-17 or 3-7,9") from None
-    return list(dict.fromkeys(layers))
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -22,7 +22,6 @@ from easyedit_lifelong.commands.demo_folders import (
     delete_folders,
 )
 from easyedit_lifelong.commands.demo_full import run_demo
-from easyedit_lifelong.commands.option_types import positive_int
 from easyedit_lifelong.data.readers import read_counterfact, read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.retention import read_retention
@@ -83,22 +82,6 @@ _HELD_OUT_STEP = 3
 """The comparison asks every third of the sample facts that are never edited, 20 of 60."""
 _NEW_TOKENS = 8
 
-_COMMAND = "easyedit-lifelong"
-
-EXAMPLE = f"{_COMMAND} demo"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the number of edits, the folder for the results, and the long form."""
-    parser.add_argument("--edits", type=positive_int, default=20, help="facts of the comparison (default 20)")
-    out = Path("runs/demo")
-    parser.add_argument("--out", type=Path, default=out, help=f"folder for the results (default {out})")
-    parser.add_argument(
-        "--full",
-        action="store_true",
-        help="the longer demo: GRACE and CoachHook through EasyEdit's BaseEditor, with the shipped settings",
-    )
-
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo.
@@ -152,9 +135,10 @@ def run_short_demo(
     print_line(
         console,
         f"\nDone in {minutes} min {seconds} s. Results are in {out}. Next:\n"
-        f"  {runnable(f'{_COMMAND} report')} {shlex.join(map(str, folders.values()))}\n"
-        f"  {runnable(f'{_COMMAND} generate')} --edits {shlex.quote(str(out / 'edits'))} --compare --prompt '...'\n"
-        f"  {runnable(f'{_COMMAND} edit')} --help",
+        f"  {runnable('easyedit-lifelong report')} {shlex.join(map(str, folders.values()))}\n"
+        f"  {runnable('easyedit-lifelong generate')} --edits {shlex.quote(str(out / 'edits'))} --compare --prompt "
+        "'...'\n"
+        f"  {runnable('easyedit-lifelong edit')} --help",
     )
 
 

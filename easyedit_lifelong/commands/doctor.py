@@ -21,13 +21,6 @@ from easyedit_lifelong.reporting.console_tables import plain_table, print_json, 
 from easyedit_lifelong.reporting.runnable_commands import runnable
 from easyedit_lifelong.reporting.terminal import Console
 
-EXAMPLE = "easyedit-lifelong doctor"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the option of the command."""
-    parser.add_argument("--json", action="store_true", help="print the findings as a JSON list")
-
 
 def run(arguments: argparse.Namespace) -> int:
     """Check the installation; return 1 if something required is missing."""

@@ -11,15 +11,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.commands.option_types import positive_int
-from easyedit_lifelong.commands.run_options import (
-    DATA,
-    FORMAT_HELP,
-    add_chat_arguments,
-    add_joiner_argument,
-    add_model_arguments,
-    add_skip_argument,
-)
 from easyedit_lifelong.commands.run_session import load_model_for
 from easyedit_lifelong.commands.saved_edits import SelectedEdits, edits_text
 from easyedit_lifelong.data.joiners import joiner_of, joiners_by_prompt, with_joiner
@@ -47,30 +38,6 @@ from easyedit_lifelong.runs.inputs import reader_of
 from easyedit_lifelong.runs.run_folder import check_free
 
 _SHOWN_PROMPTS, _NEW_TOKENS = 10, 8
-
-EXAMPLE = (
-    'easyedit-lifelong edit --hparams GRACE/smollm2-135m --prompt "The capital of France is"'
-    " --target Lyon --out my-edits"
-)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    add = parser.add_argument
-    add("--hparams", required=True, help="hyperparameter file, or a shipped name such as GRACE/smollm2-135m")
-    add("--prompt", action="append", default=[], metavar="P", help="prompt to edit (repeatable)")
-    add("--target", action="append", default=[], metavar="T", help="new answer, one for each --prompt, in order")
-    add("--subject", action="append", default=[], metavar="S", help="subject, as spelled in the prompt")
-    add(*DATA, metavar="FILE", help="dataset file instead of --prompt, or hub:OWNER/NAME[[:CONFIG]:SPLIT]")
-    add("--format", help=FORMAT_HELP)
-    add("--limit", "--sample", type=positive_int, metavar="N", help="use only the first N records of --data")
-    add("--edits", metavar="DIR", help="saved edits to add to (or hub:OWNER/NAME[@REVISION])")
-    add("--out", required=True, type=Path, metavar="DIR", help="folder for the edits; can be that of --edits")
-    add("--eos", action="store_true", help="train the model to stop after each target, whatever the file says")
-    add_joiner_argument(parser)
-    add_chat_arguments(parser)
-    add_skip_argument(parser)
-    add_model_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

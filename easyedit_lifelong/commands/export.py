@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from easyedit_lifelong.commands.saved_edits import add_saved_arguments, saved_edits_from
+from easyedit_lifelong.commands.saved_edits import saved_edits_from
 from easyedit_lifelong.edits import export_model, load_edits
 from easyedit_lifelong.edits.edits_folder import check_empty
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.terminal import Console
-
-EXAMPLE = "easyedit-lifelong export --edits my-edits --out my-model"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    add_saved_arguments(parser)
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the model; new or empty")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -10,9 +10,7 @@ from typing import Any
 import torch
 from rich.text import Text
 
-from easyedit_lifelong.commands.option_types import positive_int, probability, temperature, whole_number
-from easyedit_lifelong.commands.run_options import add_chat_arguments
-from easyedit_lifelong.commands.saved_edits import add_saved_arguments, saved_edits_from
+from easyedit_lifelong.commands.saved_edits import saved_edits_from
 from easyedit_lifelong.edits import load_edits
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.evaluation.chat_requests import chat_settings
@@ -25,22 +23,7 @@ from easyedit_lifelong.models.pair_encoders import check_vocabulary
 from easyedit_lifelong.reporting.console_tables import print_json
 from easyedit_lifelong.reporting.terminal import Console
 
-EXAMPLE = 'easyedit-lifelong generate --edits my-edits --prompt "The capital of France is" --compare'
 LOG = logging.getLogger(__name__)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    add_saved_arguments(parser)
-    add = parser.add_argument
-    add("--prompt", action="append", required=True, metavar="P", help="text to continue (repeatable)")
-    add_chat_arguments(parser)
-    add("--compare", action="store_true", help="also show the text of the unedited model")
-    add("--max-new-tokens", type=positive_int, default=20, metavar="N", help="most new tokens (default 20)")
-    add("--temperature", type=temperature, metavar="T", help="sample the text with this temperature (default: greedy)")
-    add("--top-p", type=probability, metavar="P", help="sample from the most probable tokens of total probability P")
-    add("--seed", type=whole_number, default=0, help="seed of sampled text (default 0)")
-    add("--json", action="store_true", help="print a JSON list")
 
 
 def run(arguments: argparse.Namespace) -> int:

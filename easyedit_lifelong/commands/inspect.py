@@ -4,35 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 
 from rich.console import Console
 
-from easyedit_lifelong.commands.option_types import count, positive_float
 from easyedit_lifelong.commands.saved_edits import edits_text
-from easyedit_lifelong.edits.inspect_folder import NEARLY, inspect_edits
+from easyedit_lifelong.edits.inspect_folder import inspect_edits
 from easyedit_lifelong.methods.base import InspectedPart
 from easyedit_lifelong.reporting.console_tables import print_json, print_line
 from easyedit_lifelong.reporting.folder_tables import EDIT, cell_text, text_table, wide_console
 
 _MAX_PAIRS_SHOWN = 20
-
-EXAMPLE = "easyedit-lifelong inspect my-edits"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    add = parser.add_argument
-    add("folder", type=Path, metavar="DIR", help="folder of edits")
-    add(
-        "--nearly",
-        type=positive_float,
-        default=NEARLY,
-        metavar="X",
-        help=f"list pairs of keys whose distance is at most X times the sum of their radii (default {NEARLY})",
-    )
-    add("--limit", type=count, default=50, metavar="N", help="show the last N edits (default 50; 0: all)")
-    add("--json", action="store_true", help="print everything as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from easyedit_lifelong.commands.locate_sweep import add_sweep_arguments, check_sweep, run_sweep, sweep_inputs
-from easyedit_lifelong.commands.option_types import names, positive_float, positive_int, whole_number
+from easyedit_lifelong.commands.locate_sweep import check_sweep, run_sweep, sweep_inputs
 from easyedit_lifelong.errors import DataError, RunError
 from easyedit_lifelong.locate.averages import ROLES, average_effects, average_total_effect
 from easyedit_lifelong.locate.known_facts import KnownFact, read_known_facts
@@ -19,9 +18,10 @@ from easyedit_lifelong.locate.suggested_hparams import (
     suggest_hparams,
     write_suggested_hparams,
 )
-from easyedit_lifelong.locate.trace import NOISE_FACTOR, FactTrace
-from easyedit_lifelong.locate.trace_facts import TraceSettings, trace_facts
+from easyedit_lifelong.locate.trace import FactTrace
+from easyedit_lifelong.locate.trace_facts import trace_facts
 from easyedit_lifelong.locate.trace_folder import TRACED, TraceFolder, check_trace_folder
+from easyedit_lifelong.locate.trace_settings import TraceSettings
 from easyedit_lifelong.models.devices import resolve_device
 from easyedit_lifelong.models.load import load_model, resolve_dtype
 from easyedit_lifelong.paths import check_output_file, expanded_path
@@ -32,38 +32,8 @@ from easyedit_lifelong.reporting.report.style import figure_options
 from easyedit_lifelong.reporting.report.trace_page import layer_sentences, peak_text, trace_page
 from easyedit_lifelong.reporting.terminal import Console
 
-EXAMPLE = "easyedit-lifelong locate --model gpt2-xl --data known_1000.json --limit 100 --suggest MEMIT-native"
-
 PAGE = "report.html"
 _FIGURES = "report"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    add = parser.add_argument
-    add("--model", default="smollm2-135m", metavar="M", help="model name or folder (default smollm2-135m)")
-    add("--data", metavar="FILE", help="facts: records with prompt, subject and attribute or ground_truth")
-    add("--prompt", help="trace one fact: the prompt")
-    add("--subject", help="trace one fact: the words of the prompt that name the entity")
-    add("--answer", help="trace one fact: the answer")
-    add("--out", type=Path, default=Path("runs/locate"), metavar="DIR", help="results (default runs/locate)")
-    add("--limit", type=positive_int, default=100, metavar="N", help="stop after N traced facts (default 100)")
-    add("--kinds", type=names, default=KINDS, metavar="K,K", help=f"what to restore (default {','.join(KINDS)})")
-    add("--severed", type=names, default=MODULES, metavar="K,K", help="severed paths: mlp,attention (default), or none")
-    add("--window", type=positive_int, default=10, metavar="N", help="blocks of a restored window (default 10)")
-    add("--samples", type=positive_int, default=10, metavar="N", help="number of corrupted runs (default 10)")
-    add("--noise", type=positive_float, metavar="X", help="standard deviation of the noise")
-    factor_help = "noise in standard deviations of the embeddings of subjects (default 3)"
-    add("--noise-factor", type=positive_float, default=NOISE_FACTOR, metavar="X", help=factor_help)
-    add("--replace-subject", action="store_true", help="corrupt by the embeddings of other subjects, without noise")
-    add("--any-answer", action="store_true", help="also trace facts that the model doesn't know")
-    add("--seed", type=whole_number, default=1, metavar="N", help="seed of the noise (default 1, that of ROME's code)")
-    add("--suggest", metavar="METHOD", help="write a hyperparameter file of this method for the model")
-    add("--hparams-out", type=Path, metavar="FILE", help="the file of --suggest (default METHOD.yaml in --out)")
-    add_sweep_arguments(parser)
-    add("--device", help="device of the model")
-    add("--dtype", help="dtype of the model (default float32)")
-    add("--resume", action="store_true", help="continue the interrupted tracing in --out")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The measured sweep of ``locate``: its options, its checks, and its table beside the traces."""
+"""The measured sweep of ``locate``: its inputs, its checks, and its table beside the traces."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.commands.covariance import parse_layers
-from easyedit_lifelong.commands.option_types import count, positive_int
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.errors import CovarianceError, DataError
+from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.locate.averages import average_effects
 from easyedit_lifelong.locate.layer_rule import LAST_SUBJECT
 from easyedit_lifelong.locate.layer_sweep import SCORES, SweptLayer, rank_correlation, sweep_layers
@@ -35,24 +33,6 @@ class SweepInputs:
     hparams: Any
     requests: Sequence[EditRequest]
     layers: list[int] | None
-
-
-def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the sweep."""
-    add = parser.add_argument
-    add("--sweep", metavar="FILE", help="hyperparameter file: edit facts at each layer with its method, and score them")
-    add("--sweep-data", metavar="FILE", help="edit requests of the sweep, which should be scored nowhere else")
-    add("--sweep-offset", type=count, default=0, metavar="N", help="skip the first N requests of --sweep-data")
-    add("--sweep-edits", type=positive_int, default=24, metavar="N", help="number of requests (default 24)")
-    add("--sweep-layers", type=_layers, metavar="L", help="layers, such as 0-10 or 3,5,7 (default all)")
-
-
-def _layers(text: str) -> list[int]:
-    """Convert a list of layers, such as ``3-7,9``."""
-    try:
-        return parse_layers(text)
-    except CovarianceError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def sweep_inputs(arguments: argparse.Namespace) -> SweepInputs | None:

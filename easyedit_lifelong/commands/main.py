@@ -1,13 +1,16 @@
 """The command line ``easyedit-lifelong``: run a command and report its errors.
 
-A command is an entry of :data:`COMMANDS` and a module of this package (``new_method`` for ``new-method``) with
-``EXAMPLE``, a call that its ``--help`` shows, and the functions ``add_arguments(parser)`` and ``run(arguments)``, which
-returns the exit code. Only the module of the given command is imported, since most of them import torch, which is slow.
+A command is an entry of :data:`COMMANDS` and two modules of the same name (``new_method`` for ``new-method``). Its
+module in :mod:`easyedit_lifelong.commands.options` has ``EXAMPLE``, a call that its ``--help`` shows, and
+``add_arguments(parser)``; it imports nothing slow. Its module in :mod:`easyedit_lifelong.commands` has
+``run(arguments)``, which returns the exit code. This module, which can import torch, is imported after the arguments
+have been parsed. Of other commands, no module is imported.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import logging
 import sys
@@ -124,7 +127,7 @@ def build_parser(verbs: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
     """Return the parser of the command line.
 
     Args:
-        verbs: the commands whose modules are imported and whose options are added; the others are only listed.
+        verbs: the commands whose options are added; the others are only listed.
     """
     parser = VisibleParser(
         prog="easyedit-lifelong",
@@ -145,13 +148,25 @@ def build_parser(verbs: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
         subparser = subparsers.add_parser(verb, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
         subparser.add_argument("-v", "--verbose", action="store_true", help="show debug messages and tracebacks")
         if verb in verbs:
-            module = importlib.import_module(f"easyedit_lifelong.commands.{verb.replace('-', '_')}")
+            options = importlib.import_module(f"easyedit_lifelong.commands.options.{_module_name(verb)}")
             subparser.description = f"{summary[0].upper()}{summary[1:]}."
-            subparser.epilog = f"example:\n  {module.EXAMPLE}"
-            module.add_arguments(subparser)
+            subparser.epilog = f"example:\n  {options.EXAMPLE}"
+            options.add_arguments(subparser)
             resumable = "--resume" in subparser._option_string_actions
-            subparser.set_defaults(run=module.run, interrupted=_message_if_interrupted(verb, resumable))
+            run = functools.partial(_run, verb)
+            subparser.set_defaults(run=run, interrupted=_message_if_interrupted(verb, resumable))
     return parser
+
+
+def _module_name(verb: str) -> str:
+    """Return the name of the two modules of a command."""
+    return verb.replace("-", "_")
+
+
+def _run(verb: str, arguments: argparse.Namespace) -> int:
+    """Import the module of a command, run the command, and return its exit code."""
+    exit_code: int = importlib.import_module(f"easyedit_lifelong.commands.{_module_name(verb)}").run(arguments)
+    return exit_code
 
 
 def _log_to_stderr(level: int) -> None:

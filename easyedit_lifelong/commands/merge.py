@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from easyedit_lifelong.commands.saved_edits import edits_text
 from easyedit_lifelong.edits.merge import merge_edits
 from easyedit_lifelong.reporting.console_tables import print_json, print_line
 from easyedit_lifelong.reporting.folder_tables import cell_text, text_table, wide_console
-
-EXAMPLE = "easyedit-lifelong merge my-edits your-edits --out our-edits"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    add = parser.add_argument
-    add("folders", type=Path, nargs="+", metavar="DIR", help="folders of edits of the same model")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the merged edits; must not hold edits")
-    add("--json", action="store_true", help="print the report as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -10,13 +10,6 @@ from easyedit_lifelong.reporting.console_tables import add_text_rows, plain_tabl
 from easyedit_lifelong.reporting.runnable_commands import runnable
 from easyedit_lifelong.reporting.terminal import Console
 
-EXAMPLE = "easyedit-lifelong models"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help="models to convert now instead of at their first use")
-
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert the weights of the models that are named, then list all.

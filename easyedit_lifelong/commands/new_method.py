@@ -21,8 +21,6 @@ from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.runnable_commands import runnable
 from easyedit_lifelong.reporting.terminal import Console
 
-EXAMPLE = "easyedit-lifelong new-method MyEdit"
-
 _TEMPLATE = Path(__file__).parent / "method-template"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(-[A-Za-z0-9]+)*")
 
@@ -62,13 +60,6 @@ class MethodNames:
         # One pass, since a new name can contain one of the template's: MyTemplateEdit.
         names = {"Template-Edit": self.method, "TemplateEdit": self.class_prefix, "templateedit": self.word}
         return re.sub("|".join(names), lambda match: names[match[0]], text)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command."""
-    add = parser.add_argument
-    add("name", metavar="NAME", help="name of the method (alg_name): letters, digits and single hyphens")
-    add("--out", type=Path, metavar="DIR", help="folder for the plugin; new or empty (default: easyedit-lifelong-NAME)")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -8,19 +8,12 @@ from typing import Any
 
 from rich.text import Text
 
+from easyedit_lifelong.commands.capabilities import CAPABILITIES, capabilities_of
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.registry import Registry
 from easyedit_lifelong.reporting.console_tables import plain_table, print_json
 from easyedit_lifelong.reporting.terminal import Console
-
-EXAMPLE = "easyedit-lifelong plugins"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.add_argument("--methods", action="store_true", help="print what each editing method can do")
-    parser.add_argument("--json", action="store_true", help="print a JSON list")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -49,8 +42,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def print_capabilities(*, as_json: bool) -> None:
     """Print which of :data:`.CAPABILITIES` each registered method has."""
-    from easyedit_lifelong.commands.capabilities import CAPABILITIES, capabilities_of
-
     capabilities = {method.name: capabilities_of(method) for method in get_plugins().methods}
     if as_json:
         print_json(Console(), [{"name": name, **can} for name, can in capabilities.items()])

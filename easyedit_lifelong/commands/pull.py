@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from easyedit_lifelong.commands.saved_edits import SelectedEdits, edits_text
 from easyedit_lifelong.edits.edits_hub import copy_edits
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.terminal import Console
-
-EXAMPLE = "easyedit-lifelong pull me/my-edits --out my-edits"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    add = parser.add_argument
-    add("repo", metavar="OWNER/NAME", help="the repository; also OWNER/NAME@REVISION")
-    add("--out", required=True, type=Path, metavar="DIR", help="folder for the edits; new or empty")
-    add("--revision", metavar="REVISION", help="branch, tag or commit (default: the main branch)")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -9,22 +9,6 @@ from easyedit_lifelong.edits.edits_hub import parse_name
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.terminal import Console
 
-EXAMPLE = "easyedit-lifelong push my-edits me/my-edits"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    add = parser.add_argument
-    add("folder", metavar="DIR", help="saved edits")
-    add("repo", metavar="OWNER/NAME", help="the repository; created if it doesn't exist")
-    add(
-        "--public",
-        action="store_true",
-        help="create a public repository: all can read the edits (default: private)",
-    )
-    add("--revision", metavar="BRANCH", help="branch; created if it doesn't exist (default: the main branch)")
-    add("--message", metavar="TEXT", help="commit message")
-
 
 def run(arguments: argparse.Namespace) -> int:
     """Upload the edits, and print how to load them.

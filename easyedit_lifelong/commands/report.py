@@ -22,19 +22,6 @@ from easyedit_lifelong.reporting.terminal import Console
 PAGE = "report.html"
 _COMPARISON = Path("runs/comparison")
 
-EXAMPLE = "easyedit-lifelong report runs/mine runs/other"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="a run's folder")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE_OR_DIR",
-        help="the page (.html) or its folder (default DIR/report; for several runs, runs/comparison)",
-    )
-
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the report of one run, or a comparison of several; replace an earlier report of the same name.

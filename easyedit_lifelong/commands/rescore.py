@@ -3,49 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.commands.option_types import names, positive_int
-from easyedit_lifelong.commands.run_options import (
-    DATA,
-    FORMAT_HELP,
-    add_carry_over_argument,
-    add_lm_eval_arguments,
-    add_self_consistency_argument,
-    add_skip_argument,
-    add_text_arguments,
-    harness_tasks,
-    spellings,
-)
+from easyedit_lifelong.commands.options.rescore import DEFAULT_OUT
 from easyedit_lifelong.commands.run_session import load_model_for, show_result
+from easyedit_lifelong.commands.run_settings import (
+    harness_tasks,
+)
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.experiment import Data
 from easyedit_lifelong.runs.rescore import rescore
 from easyedit_lifelong.runs.rescoring_plan import plan_rescoring
 from easyedit_lifelong.runs.schedule import Schedule
-
-_DEFAULT_OUT = "rescored"
-
-EXAMPLE = "easyedit-lifelong rescore runs/mine --edits 100 --metrics generality,locality"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    add = parser.add_argument
-    add("folder", metavar="RUN", type=Path, help="folder of a run, finished or interrupted")
-    add("--metrics", type=names, default=(), metavar="NAME,...", help="report only these metrics (default: all)")
-    add("--edits", type=positive_int, metavar="N", help="load and score only the run's first N edits")
-    add(*DATA, metavar="FILE", help="other data with further questions, matched by prompt and target")
-    add("--format", help=FORMAT_HELP)
-    add(*spellings("eval_sample"), type=positive_int, metavar="N", help="score a fixed random sample of N edits")
-    add("--device", help="device (default: the run's)")
-    add_text_arguments(parser)
-    add_lm_eval_arguments(parser)
-    add_carry_over_argument(parser)
-    add_self_consistency_argument(parser)
-    add_skip_argument(parser)
-    add("--out", type=Path, metavar="DIR", help=f"folder for the results (default RUN/{_DEFAULT_OUT})")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -67,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         if getattr(arguments, name):
             changes[name] = True
     data = None if arguments.data is None else Data(arguments.data, arguments.format)
-    out = arguments.folder / _DEFAULT_OUT if arguments.out is None else arguments.out
+    out = arguments.folder / DEFAULT_OUT if arguments.out is None else arguments.out
     rescoring = plan_rescoring(
         arguments.folder,
         edits=arguments.edits,

@@ -11,16 +11,6 @@ from easyedit_lifelong.runs.compared_methods import COMPARISON_FILE
 from easyedit_lifelong.runs.experiment_files import find_experiment, is_comparison, read_comparison, read_experiment
 from easyedit_lifelong.runs.run_folder import CONFIG
 
-EXAMPLE = "easyedit-lifelong run grace-zsre-smollm2-135m"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    add = parser.add_argument
-    add("file", metavar="FILE", help="experiment file, config.yaml of a run, or name of a shipped experiment")
-    add("--out", type=Path, metavar="DIR", help="folder for the results (default runs/FILE)")
-    add("--resume", action="store_true", help="continue the interrupted run in --out")
-
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the experiment: one run, or a comparison of methods.

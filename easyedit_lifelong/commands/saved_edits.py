@@ -1,4 +1,4 @@
-"""Saved edits for commands: their options, their folder, and the model that they were made on."""
+"""Saved edits for commands: their folder, and the model that they were made on."""
 
 from __future__ import annotations
 
@@ -12,16 +12,6 @@ from easyedit_lifelong.edits.edits_hub import edits_folder
 from easyedit_lifelong.edits.folder_parts import read_description
 from easyedit_lifelong.errors import ModelError, RunError
 from easyedit_lifelong.models.load import load_model
-
-
-def add_saved_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options for saved edits and their model."""
-    add = parser.add_argument
-    add("--edits", required=True, metavar="DIR", help="saved edits: a folder, or hub:OWNER/NAME[@REVISION]")
-    add("--model", help="model name or folder (default: the model that the edits were made on)")
-    dtypes = ("float32", "bfloat16", "float16", "auto")
-    add("--dtype", choices=dtypes, help="data type of the weights (default: that of the edits)")
-    add("--device", help="device of the model (default: the best available)")
 
 
 def saved_edits_from(arguments: argparse.Namespace) -> SelectedEdits:

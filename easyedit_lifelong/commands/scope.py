@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.atomic import atomic_folder
-from easyedit_lifelong.commands.consecutive import add_script_arguments, hparams_from_arguments
-from easyedit_lifelong.commands.run_options import add_skip_argument
+from easyedit_lifelong.commands.consecutive import hparams_from_arguments
 from easyedit_lifelong.commands.run_session import load_model_for
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import EditRequest
@@ -36,21 +35,6 @@ from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION, check_free
 LOG = logging.getLogger(__name__)
 
 RESULT, VALUES, PLOT = "scope.json", "scope.csv", "scope.svg"
-
-EXAMPLE = "easyedit-lifelong scope --edits 20"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    add_script_arguments(parser)
-    add_skip_argument(parser)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/scope"),
-        metavar="DIR",
-        help="folder for the results (default runs/scope)",
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:

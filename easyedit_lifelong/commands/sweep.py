@@ -5,21 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from easyedit_lifelong.commands.option_types import positive_int
-from easyedit_lifelong.commands.sweep_session import LAUNCHERS, PROCESSES, run_sweep
+from easyedit_lifelong.commands.sweep_session import PROCESSES, run_sweep
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.runs.sweep.sweep_grid import find_grid
-
-EXAMPLE = "easyedit-lifelong sweep three-methods-smollm2-135m --workers 2 --out runs/three-methods"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    add = parser.add_argument
-    add("file", metavar="GRID", help="grid file, or name of a shipped grid (docs/sweep.md has its keys)")
-    add("--out", type=Path, metavar="DIR", help="folder of the sweep (default runs/GRID); if it holds it, continue it")
-    add("--launcher", choices=LAUNCHERS, default=PROCESSES, help="what runs the cells (default: local processes)")
-    add("--workers", type=positive_int, metavar="N", help="local: cells that run at a time (default 1)")
 
 
 def run(arguments: argparse.Namespace) -> int:

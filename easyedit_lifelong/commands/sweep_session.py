@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from easyedit_lifelong.commands.options.sweep import PROCESSES, RAY, SLURM
 from easyedit_lifelong.commands.sweep_report import write_sweep_report
 from easyedit_lifelong.errors import PluginError
 from easyedit_lifelong.folder_lock import locked_folder
@@ -21,7 +22,6 @@ from easyedit_lifelong.runs.sweep.run_cell import CellJob
 from easyedit_lifelong.runs.sweep.sweep_grid import Grid, read_grid
 from easyedit_lifelong.runs.sweep.sweep_plan import SweepPlan, plan_sweep, write_settings
 
-LAUNCHERS = PROCESSES, RAY, SLURM = "local", "ray", "slurm"
 _PACKAGES = {RAY: "ray", SLURM: "submitit"}
 
 

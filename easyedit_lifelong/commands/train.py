@@ -6,8 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.commands.option_types import count, positive_float, positive_int
-from easyedit_lifelong.commands.run_options import DATA, FORMAT_HELP, add_model_arguments, add_skip_argument
 from easyedit_lifelong.commands.run_session import load_model_for
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.errors import HyperParameterError, RunError
@@ -26,25 +24,6 @@ from easyedit_lifelong.runs.hyperparameter_files import (
 from easyedit_lifelong.runs.inputs import reader_of
 from easyedit_lifelong.runs.training import check_enough, train_editor
 from easyedit_lifelong.runs.training_folder import CURVE, check_training_folder
-
-EXAMPLE = "easyedit-lifelong train --method MEND --data facts.json --minutes 40 --out runs/mend"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    add = parser.add_argument
-    add("--method", default="MEND", metavar="M", help="the method to train (default MEND)")
-    add("--hparams", metavar="FILE", help="hyperparameter file or shipped name (default: the method's for the model)")
-    add(*DATA, required=True, metavar="FILE", help="training records: a file, or hub:OWNER/NAME[[:CONFIG]:SPLIT]")
-    add("--format", help=FORMAT_HELP)
-    add("--offset", type=count, default=0, metavar="N", help="skip the first N records; --limit counts from there")
-    add("--limit", type=positive_int, metavar="N", help="use only the first N records")
-    add("--out", type=Path, metavar="DIR", help="folder of the trained method (default: `archive` of the file)")
-    add("--edits", type=positive_int, metavar="N", help="number of training edits (default: max_iters)")
-    add("--minutes", type=positive_float, metavar="M", help="stop after M minutes")
-    add_skip_argument(parser)
-    add_model_arguments(parser)
-    add("--resume", action="store_true", help="continue the interrupted training in --out")
 
 
 def run(arguments: argparse.Namespace) -> int:

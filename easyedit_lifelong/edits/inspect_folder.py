@@ -9,14 +9,10 @@ from typing import Any
 
 from easyedit_lifelong.edits.folder_parts import read_edits
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.base import InspectedPart
+from easyedit_lifelong.methods.base import NEARLY, InspectedPart
 from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.plugins import get_plugins
-
-NEARLY = 1.25
-"""The default of ``nearly``: two keys nearly collide if their distance is at most this multiple of the sum of their
-radii."""
 
 
 @dataclass(frozen=True)

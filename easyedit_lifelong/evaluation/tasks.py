@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from easyedit_lifelong.errors import HyperParameterError, did_you_mean
-from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer
-from easyedit_lifelong.evaluation.text_scores import bounded_perplexity
+from easyedit_lifelong.evaluation.perplexity import bounded_perplexity
+
+if TYPE_CHECKING:
+    from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.evaluation.averages import Scores, averages_with_intervals
 from easyedit_lifelong.evaluation.intervals import Interval
 from easyedit_lifelong.evaluation.metrics import mean
+from easyedit_lifelong.evaluation.perplexity import bounded_perplexity
 from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.models.devices import input_device
@@ -35,8 +36,6 @@ WINDOW = 256
 WINDOWS = 16
 """The largest number of windows that are read of a held-out text."""
 
-_MAX_NLL = 50.0
-"""The largest mean negative log-likelihood, in nats per token, that a perplexity is computed from."""
 
 _NGRAM_WEIGHTS = {2: 2 / 3, 3: 4 / 3}
 """The weight of each n in the n-gram entropy, as in ROME's evaluation."""
@@ -133,11 +132,6 @@ def perplexity(nll: Sequence[Sequence[float]]) -> float | None:
     """Return exp(mean negative log-likelihood per token) of windows of tokens; None if there are no tokens."""
     average = mean(value for row in nll for value in row)
     return None if average is None else bounded_perplexity(average)
-
-
-def bounded_perplexity(nll: float) -> float:
-    """Return exp(nll), for nats per token; at most 5e21, also for inf and NaN, so that averages stay finite."""
-    return math.exp(min(nll, _MAX_NLL)) if math.isfinite(nll) else math.exp(_MAX_NLL)
 
 
 class TextScores:

@@ -6,16 +6,15 @@ its output. So the product of the gradients of two texts is Σₜₛ (xₜ·xₛ
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from easyedit_lifelong.errors import DataError, ModelError, PluginError
+from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.locate.attributed_rows import (
     LabelledRow,
     encode_answer,
@@ -24,6 +23,7 @@ from easyedit_lifelong.locate.attributed_rows import (
     predictions,
     token_losses,
 )
+from easyedit_lifelong.locate.attribution_methods import Method, check_attribution_method, influence_module
 from easyedit_lifelong.models.anatomy import anatomy_of, mlp_of
 from easyedit_lifelong.models.capture import outputs_with_gradients, recording_inputs
 from easyedit_lifelong.models.encoding import IGNORED, group_by_length
@@ -31,9 +31,6 @@ from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.model_modes import editing, frozen
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.runner import Runner
-
-Method = Literal["tracin", "ekfac"]
-METHODS: tuple[Method, ...] = get_args(Method)
 
 _MAX_PADDING, _MAX_ROWS = 256, 16
 
@@ -60,19 +57,6 @@ class GradientFactors:
     def norm(self) -> float:
         """Return the length of the gradient."""
         return math.sqrt(max(self.product(self), 0.0))
-
-
-def check_attribution_method(method: str) -> None:
-    """Check that a method is known, and that the package that it needs can be imported.
-
-    Raises:
-        DataError: the method isn't known.
-        PluginError: the package kronfluence can't be imported.
-    """
-    if method not in METHODS:
-        raise DataError(f"method: {method!r} isn't known. Use {' or '.join(METHODS)}.")
-    if method == "ekfac":
-        _influence()
 
 
 def attribute(
@@ -122,25 +106,11 @@ def attribute(
     query, rows = encode_answer(tokenizer, prompt, answer), encode_texts(runner, texts)
     with editing(runner.model), frozen(runner.model):
         if method == "ekfac":
-            scores: list[float] = _influence().influence_scores(
+            scores: list[float] = influence_module().influence_scores(
                 runner, modules, rows, query, normalise=normalise, damping=damping, progress=progress
             )
             return scores
         return _products(runner, modules, rows, query, normalise, progress)
-
-
-def _influence() -> Any:
-    """Import and return the module of EK-FAC.
-
-    Raises:
-        PluginError: kronfluence, or a package that it needs, can't be imported.
-    """
-    try:
-        return importlib.import_module("easyedit_lifelong.locate.influence")
-    except ImportError as error:
-        raise PluginError(
-            f"ekfac: kronfluence can't be imported: {error}. Run: pip install 'easyedit-lifelong[attribution]'"
-        ) from error
 
 
 def _products(

@@ -25,11 +25,9 @@ from easyedit_lifelong.locate.restorations import (
 )
 from easyedit_lifelong.locate.restored_passes import RestoredPasses, answer_probabilities
 from easyedit_lifelong.locate.sites import Sites
+from easyedit_lifelong.locate.trace_settings import NOISE_FACTOR
 from easyedit_lifelong.models.model_modes import evaluating
 from easyedit_lifelong.models.runner import Runner
-
-NOISE_FACTOR = 3.0
-"""The noise's standard deviation, in standard deviations of the embeddings of subjects' tokens (ROME)."""
 
 
 @dataclass(frozen=True)

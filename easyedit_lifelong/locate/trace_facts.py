@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.folder_lock import locked_folder
@@ -19,42 +19,15 @@ from easyedit_lifelong.locate.corruption import (
     subject_embedding_deviation,
 )
 from easyedit_lifelong.locate.known_facts import EncodedFact, KnownFact, encode_known_fact
-from easyedit_lifelong.locate.restorations import KINDS, MODULES, Kind, Module
-from easyedit_lifelong.locate.trace import NOISE_FACTOR, Tracer
+from easyedit_lifelong.locate.trace import Tracer
 from easyedit_lifelong.locate.trace_folder import SKIPPED, TRACED, UNKNOWN, TraceFolder, check_trace_folder
+from easyedit_lifelong.locate.trace_settings import TraceSettings
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import context_length, model_label
 from easyedit_lifelong.models.runner import Runner
 
 Report = Callable[[int, int | None, str], None]
 """Called after each fact with the number of traced facts, their largest number, and a line of text."""
-
-
-@dataclass(frozen=True)
-class TraceSettings:
-    """How facts are traced.
-
-    Attributes:
-        corruption: ``noise``, or ``subjects``: the embeddings of other subjects with as many tokens.
-        noise: standard deviation of the noise; None for ``noise_factor`` times that of the embeddings of all subjects.
-        noise_factor: see ``noise``.
-        samples: number of corrupted runs.
-        seed: seed of the noise.
-        kinds: what to restore.
-        severed: the modules to freeze in runs with severed paths.
-        window: number of blocks whose MLPs or attention are restored together.
-        any_answer: trace the probability of the given answer, whether or not the model knows it.
-    """
-
-    corruption: Literal["noise", "subjects"] = "noise"
-    noise: float | None = None
-    noise_factor: float = NOISE_FACTOR
-    samples: int = 10
-    seed: int = 1
-    kinds: tuple[Kind, ...] = KINDS
-    severed: tuple[Module, ...] = MODULES
-    window: int = 10
-    any_answer: bool = False
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,11 @@ value. As long as this value stays the same, so do the model's teacher-forced lo
 less than a pass of the model."""
 
 
+NEARLY = 1.25
+"""The default largest nearness of pairs that :attr:`InspectedPart.near` lists: two keys nearly collide if their
+distance is at most this multiple of the sum of their radii."""
+
+
 @dataclass(frozen=True)
 class InspectedPart:
     """A description of one editor's saved edits, made without a model.

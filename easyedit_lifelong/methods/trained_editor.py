@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from easyedit_lifelong.data.request import EditRequest
+    from easyedit_lifelong.data.request import EditRequest
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 _NAME = "sdpa"
 _HANDLED = {"module", "query", "key", "value", "attention_mask", "dropout", "scaling", "is_causal", "kwargs"}
@@ -27,7 +27,9 @@ def grouped_queries() -> Iterator[None]:
     The products are the same, but keys and values aren't copied. Nothing changes for a model with another attention
     function, or where the mask differs between heads.
     """
-    original = ALL_ATTENTION_FUNCTIONS[_NAME]
+    # Not imported with this module: transformers.modeling_utils takes seconds, and a loaded model has imported it.
+    functions = transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS
+    original = functions[_NAME]
     # A call that passes one of these arguments runs the original function.
     unsupported = (set(inspect.signature(original).parameters) - _HANDLED) | {"softcap"}
 
@@ -57,11 +59,11 @@ def grouped_queries() -> Iterator[None]:
         )
         return out.reshape(rows, heads, tokens, -1).transpose(1, 2).contiguous(), None
 
-    ALL_ATTENTION_FUNCTIONS[_NAME] = attend
+    functions[_NAME] = attend
     try:
         yield
     finally:
-        if original is type(ALL_ATTENTION_FUNCTIONS)._global_mapping.get(_NAME):
-            del ALL_ATTENTION_FUNCTIONS[_NAME]
+        if original is type(functions)._global_mapping.get(_NAME):
+            del functions[_NAME]
         else:
-            ALL_ATTENTION_FUNCTIONS[_NAME] = original
+            functions[_NAME] = original

@@ -96,9 +96,11 @@ class CallWrapper:
         functools.update_wrapper(self, getattr(module, name), updated=())
         module.__dict__[name] = self
 
-    # torch.compile must compile neither this method nor the blocks that the method calls: code that it compiles for one
-    # block runs for all blocks of that class, without their hooks.
-    @torch.compiler.disable(reason="an edited model's hooks would be left out")
+    def __new__(cls, *args: Any, **kwargs: Any) -> CallWrapper:
+        """Make a wrapper, also a copy of one; before the first, exclude the calls of all from torch.compile."""
+        _exclude_from_compilation()
+        return super().__new__(cls)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the original method in a context."""
         original = self._class_method() if self._original is None else self._original
@@ -130,6 +132,18 @@ class CallWrapper:
     def _class_method(self) -> Callable[..., Any]:
         """Return the method that the module's class defines, bound to the module."""
         return types.MethodType(getattr(type(self.module), self._name), self.module)
+
+
+@functools.cache
+def _exclude_from_compilation() -> None:
+    """Make torch.compile compile neither a call of a wrapper nor the blocks that it calls.
+
+    Code that torch.compile compiles for one block runs for all blocks of that class, without their hooks.
+    """
+    # Not a decorator of the method: it would import torch._dynamo, which takes a second, with this module. Classes of
+    # models have imported it.
+    uncompiled = torch.compiler.disable(CallWrapper.__call__, reason="an edited model's hooks would be left out")
+    CallWrapper.__call__ = uncompiled  # type: ignore[method-assign]
 
 
 def recomputing_in(

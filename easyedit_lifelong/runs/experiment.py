@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from easyedit_lifelong.data import samples
 from easyedit_lifelong.data.multiple_choice import MultipleChoiceItem
 from easyedit_lifelong.data.request import EditRequest, Probe
-from easyedit_lifelong.evaluation.chat_requests import ChatSettings
-from easyedit_lifelong.evaluation.harness import HarnessTasks
 from easyedit_lifelong.runs.schedule import Schedule
+
+if TYPE_CHECKING:
+    from easyedit_lifelong.evaluation.chat_requests import ChatSettings
+    from easyedit_lifelong.evaluation.harness import HarnessTasks
 
 LIFELONG, CONSECUTIVE = "lifelong", "consecutive"
 """The two loops."""

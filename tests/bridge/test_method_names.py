@@ -11,7 +11,8 @@ import yaml
 
 from easyedit_lifelong import AlphaEditHyperParams, bridge
 from easyedit_lifelong.bridge.method_names import easyedit_name, full_name, hparams_folders
-from easyedit_lifelong.commands.consecutive import add_arguments, hparams_from_arguments, shipped_hparams
+from easyedit_lifelong.commands.consecutive import hparams_from_arguments, shipped_hparams
+from easyedit_lifelong.commands.options.consecutive import add_arguments
 from easyedit_lifelong.errors import HyperParameterError, PluginError
 from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams
 from tests.support.easyedit_main import values_of

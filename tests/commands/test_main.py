@@ -108,14 +108,16 @@ def test_help_version_and_unknown_commands_import_no_torch(words: list[str]) -> 
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, check=False).returncode == 0
 
 
-def test_only_the_module_of_the_called_command_is_imported() -> None:
+def test_only_the_modules_of_the_called_command_are_imported() -> None:
     script = (
-        "import sys\nfrom easyedit_lifelong.commands.main import main\nmain(['plugins'])\n"
+        "import sys\nfrom easyedit_lifelong.commands.main import main\nmain(['models'])\n"
         "loaded = [name for name in sys.modules if name.startswith('easyedit_lifelong.commands.')]\n"
         "print(*sorted(loaded), file=sys.stderr)"
     )
     process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    expected = [f"easyedit_lifelong.commands.{name}" for name in ("completion", "main", "plugins")]
+    expected = [
+        f"easyedit_lifelong.commands.{name}" for name in ("completion", "main", "models", "options", "options.models")
+    ]
     assert process.stderr.split() == expected
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from easyedit_lifelong.commands.covariance import parse_layers
 from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.covariance.npz import read_moments
 from easyedit_lifelong.errors import CovarianceError
+from easyedit_lifelong.number_ranges import parse_layers
 from tests.support.second_moments import make_texts
 
 Run = Callable[..., tuple[int, str, str]]

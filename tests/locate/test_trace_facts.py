@@ -13,8 +13,9 @@ import torch
 
 from easyedit_lifelong.errors import DataError, RunError
 from easyedit_lifelong.locate.known_facts import KnownFact, read_known_facts
-from easyedit_lifelong.locate.trace_facts import TraceSettings, trace_facts
+from easyedit_lifelong.locate.trace_facts import trace_facts
 from easyedit_lifelong.locate.trace_folder import CONFIG, FACTS, LOG_FILE, TraceFolder
+from easyedit_lifelong.locate.trace_settings import TraceSettings
 
 SETTINGS = TraceSettings(samples=2, window=2, severed=("mlp",))
 
