@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.commands.run_session import run_and_report
-from easyedit_lifelong.commands.run_settings import (
-    loop_settings,
-)
+from easyedit_lifelong.commands.run_settings import loop_settings
 from easyedit_lifelong.models.packaged_models import DEFAULT_MODEL
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, KEEP_EDITS, SINGLE_ROUND, Experiment
 from easyedit_lifelong.runs.hyperparameter_files import (
@@ -33,6 +31,7 @@ FIELDS = {
     "wohk": "wohk",
     "device": "device",
     "joiner": "joiner",
+    "seed": "seed",
 }
 """Options that set a hyperparameter, and the name of the hyperparameter."""
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 
 from easyedit_lifelong.commands.run_session import run_and_report
-from easyedit_lifelong.commands.run_settings import (
-    loop_settings,
-)
+from easyedit_lifelong.commands.run_settings import loop_settings
 from easyedit_lifelong.runs.experiment import LIFELONG, Experiment
 
 
@@ -20,7 +18,12 @@ def run(arguments: argparse.Namespace) -> int:
     experiment = Experiment(
         LIFELONG,
         arguments.hparams,
-        overrides={"model_name": arguments.model, "device": arguments.device, "joiner": arguments.joiner},
+        overrides={
+            "model_name": arguments.model,
+            "device": arguments.device,
+            "joiner": arguments.joiner,
+            "seed": arguments.seed,
+        },
         only_errors=arguments.only_errors,
         **loop_settings(arguments),
     )

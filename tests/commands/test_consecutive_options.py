@@ -88,8 +88,9 @@ def hparams_of(*words: Any) -> Any:
 
 
 def test_options_override_the_hyperparameter_file() -> None:
-    hparams = hparams_of("--bsz", 7, "--device", "cpu", "--model", "other/place", "--hparams", "GRACE/smollm2-135m")
-    assert (hparams.batch_size, hparams.device, hparams.model_name) == (7, "cpu", "other/place")
+    options = ("--bsz", 7, "--device", "cpu", "--model", "other/place", "--seed", 3)
+    hparams = hparams_of(*options, "--hparams", "GRACE/smollm2-135m")
+    assert (hparams.batch_size, hparams.device, hparams.model_name, hparams.seed) == (7, "cpu", "other/place", 3)
     assert hparams.source.endswith("smollm2-135m.yaml"), "messages don't name the file"
 
 

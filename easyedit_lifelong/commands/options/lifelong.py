@@ -12,6 +12,7 @@ from easyedit_lifelong.commands.options.run_options import (
     add_joiner_argument,
     add_loop_arguments,
     add_model_arguments,
+    add_seed_argument,
 )
 from easyedit_lifelong.runs.experiment import LIFELONG
 
@@ -29,4 +30,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--only-errors", action="store_true", help="edit only facts that the model answers wrong")
     add_joiner_argument(parser)
     add_model_arguments(parser)
+    add_seed_argument(parser)
     add_loop_arguments(parser, LIFELONG, "edits")

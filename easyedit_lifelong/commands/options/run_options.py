@@ -29,6 +29,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="device (default: the hyperparameter file's)")
 
 
+def add_seed_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option that overrides the seed of a hyperparameter file."""
+    parser.add_argument("--seed", type=count, metavar="N", help="seed (default: the hyperparameter file's)")
+
+
 def add_joiner_argument(parser: argparse.ArgumentParser) -> None:
     """Add the option that says what stands between a prompt and its answer."""
     parser.add_argument(
