@@ -78,10 +78,13 @@ def find_hparams(name_or_path: str | Path) -> Path:
     ]
     folder = f"{path.parent}/"
     of_method = [name.removeprefix(folder) for name in shipped if name.startswith(folder)]
-    where = f"in {folder}" if of_method else "with this package"
+    if of_method:
+        known = f"Shipped in {folder}: {', '.join(of_method)}."
+    else:  # more than a hundred files
+        folders = sorted({str(Path(name).parent) for name in shipped})
+        known = f"Files are shipped in the folders {', '.join(folders)}." if folders else "No file is shipped."
     raise HyperParameterError(
-        f"{name_or_path}: no such hyperparameter file.{did_you_mean(str(path.with_suffix('')), shipped)} "
-        f"Shipped {where}: {', '.join(of_method or shipped) or 'none'}."
+        f"{name_or_path}: no such hyperparameter file.{did_you_mean(str(path.with_suffix('')), shipped)} {known}"
     )
 
 

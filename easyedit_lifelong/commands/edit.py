@@ -112,11 +112,14 @@ def _edit_and_save(
         save_edits(model, out)
     _show(console, requests, before, after)
     learned = f"learned: {sum(result.learned for result in results)} of {len(results)}. " if results else ""
+    form = "" if chat is None else " --chat"
+    if chat is not None and chat.system is not None:
+        form += f" --system {shlex.quote(chat.system)}"
     print_line(
         console,
         f"\n{learned}{out}: {edits_text(len(earlier) + len(requests))} saved."
         f"\nAsk the edited model: {runnable('easyedit-lifelong generate')} --edits {shlex.quote(str(out))} "
-        f"--prompt ... --compare{'' if chat is None else ' --chat'}",
+        f"--prompt ... --compare{form}",
     )
     return 0
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from easyedit_lifelong.data.cells import parse_cell, parse_list
 from easyedit_lifelong.data.reading import ReadResult, read_each
 from easyedit_lifelong.data.record_fields import REQUEST_FIELDS, FieldNames, RecordFields, is_absent
 from easyedit_lifelong.data.request import EditRequest
@@ -18,12 +19,19 @@ Mapped = Template | tuple["Mapped", ...] | dict[str, "Mapped"]
 
 REQUIRED = ("prompt", "target_new")
 
+_NESTED = ("locality", "portability", "context_turns")
+"""Fields whose values are lists or objects. In a cell of a table, these are JSON."""
+
+_LISTS = ("rephrase_prompt", "aliases")
+"""Fields whose values are a text or a list."""
+
 
 class FieldMapping:
     """Makes requests of records with other columns.
 
     A template that is one ``{column}`` gives the column's value, so that a list stays a list; any other template gives
-    text. Numbers become text. A template with an absent value is an absent field.
+    text. Numbers become text. A template with an absent value is an absent field. A text where only a list or an object
+    can be is read as JSON, since the cell of a table holds nothing but text.
 
     Args:
         file: the YAML file, for messages.
@@ -50,7 +58,11 @@ class FieldMapping:
         self._names: FieldNames = {
             name: (mapped.text if isinstance(mapped, Template) else name,) for name, mapped in self._templates.items()
         }
-        self._columns = dict.fromkeys(column for mapped in self._templates.values() for column in _columns(mapped))
+        self._columns = {
+            column: f"{file}, fields.{name}"
+            for name, mapped in reversed(self._templates.items())
+            for column in _columns(mapped)
+        }
 
     def read(self, path: Path) -> Iterator[ReadResult]:
         """Read a file of records as requests.
@@ -64,11 +76,15 @@ class FieldMapping:
     def _request(self, fields: RecordFields, index: int) -> list[EditRequest]:
         """Return the request of a record."""
         record = fields.record
+        fields.notes.check_columns(record, self._columns)
         for name in REQUIRED:
             for column in _columns(self._templates[name]):
                 if column not in record and column.split(".")[0] not in record:
                     raise fields.error(column, f"is missing; it is a column of {name!r}.{did_you_mean(column, record)}")
-        mapped = {self._names[name][0]: _fill(template, fields) for name, template in self._templates.items()}
+        mapped = {
+            self._names[name][0]: _fill(template, fields, name in _NESTED, name in _LISTS)
+            for name, template in self._templates.items()
+        }
         request_fields = RecordFields(mapped, fields.where, self._names, fields.notes)
         return [EditRequest.from_fields(request_fields, index)]
 
@@ -103,22 +119,58 @@ def _columns(mapped: Mapped) -> Iterator[str]:
             yield from _columns(item)
 
 
-def _fill(mapped: Mapped, fields: RecordFields) -> Any:
-    """Return the value of templates for a record."""
+def _fill(mapped: Mapped, fields: RecordFields, nested: bool, listed: bool) -> Any:
+    """Return the value of templates for a record.
+
+    Args:
+        mapped: the templates.
+        fields: the record.
+        nested: whether the value must be a list or an object, so that a text is one as JSON.
+        listed: whether the value can be a list, so that a text can be one as JSON.
+    """
     if isinstance(mapped, dict):
-        return {name: _fill(item, fields) for name, item in mapped.items()}
+        # An object of sets has lists or objects, too; a set has texts or lists under 'prompt' and 'ground_truth'.
+        is_set = not nested or "prompt" in mapped
+        return {name: _fill(item, fields, not is_set, is_set) for name, item in mapped.items()}
     if isinstance(mapped, tuple):
-        items = [_fill(item, fields) for item in mapped]
+        items = [_fill(item, fields, False, False) for item in mapped]
         return [item for item in items if not is_absent(item)]
-    values = {name: _as_text(look_up(fields.record, name)) for name in mapped.names}
+    values = {name: _value_of(name, fields) for name in mapped.names}
     if any(is_absent(value) for value in values.values()):
         return None
     if len(mapped.parts) == 1:
-        return values[mapped.names[0]]
+        (name, value), *_ = values.items()
+        if not isinstance(value, str):
+            return value
+        return _parsed(name, value, fields) if nested else parse_list(value) if listed else value
     for name, value in values.items():
         if not isinstance(value, str):
             fields.check_text(name, value)
     return mapped.fill(values.__getitem__)
+
+
+def _value_of(name: str, fields: RecordFields) -> Any:
+    """Return a record's value of a column, a number as text; None if it is absent.
+
+    Raises:
+        DataError: the name leads into a text that is no JSON.
+    """
+    try:
+        return _as_text(look_up(fields.record, name))
+    except ValueError as error:
+        raise fields.error(name, str(error)) from error
+
+
+def _parsed(name: str, text: str, fields: RecordFields) -> Any:
+    """Return the list or object of a cell.
+
+    Raises:
+        DataError: the cell holds something else.
+    """
+    try:
+        return parse_cell(text)
+    except ValueError as error:
+        raise fields.error(name, str(error)) from error
 
 
 def _as_text(value: Any) -> Any:

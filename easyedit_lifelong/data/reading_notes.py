@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
+from easyedit_lifelong.errors import did_you_mean
+
 LOG = logging.getLogger(__name__)
 
 _SHOWN = 10
@@ -48,6 +50,8 @@ class ReadingNotes:
         self.dropped: list[str] = []
         self.repeated_keys: Counter[str] = Counter()
         self._misspelt: Counter[tuple[str, str]] = Counter()
+        self._unseen: dict[str, str] | None = None
+        self._columns: set[str] = set()
         self._similar: dict[tuple[str, frozenset[str]], str | None] = {}
 
     def check_names(self, record: Mapping[Any, Any], known: Iterable[str]) -> None:
@@ -59,15 +63,37 @@ class ReadingNotes:
                 if meant is not None and meant not in record:
                     self._misspelt[name, meant] += 1
 
+    def check_columns(self, record: Mapping[Any, Any], columns: Mapping[str, str]) -> None:
+        """Note columns that no record has.
+
+        Args:
+            record: a record.
+            columns: where each column is named, for messages. A name's dots lead into nested values.
+        """
+        if self._unseen is None:
+            self._unseen = dict(columns)
+        if not self._unseen:
+            return
+        for name in [name for name in self._unseen if name in record or name.split(".")[0] in record]:
+            del self._unseen[name]
+        if self._unseen:
+            self._columns.update(name for name in record if isinstance(name, str))
+
     def messages(self) -> list[str]:
         """Return a message for each kind of notes, and for each misspelt field."""
         messages = []
         if self.dropped:
             places = list_shortly([place.removeprefix(f"{self.name}, ") for place in self.dropped], _SHOWN)
             messages.append(f"probes without prompt or answer are left out ({len(self.dropped)}): {places}")
+        unseen = self._unseen or {}
+        messages += [
+            f"no record has the column {name!r} ({place}).{did_you_mean(name, self._columns)}"
+            for name, place in unseen.items()
+        ]
         messages += [
             f"the field {name!r} is unknown and isn't read (records with it: {count}). Did you mean {meant!r}?"
             for (name, meant), count in self._misspelt.items()
+            if meant not in unseen
         ]
         if self.repeated_keys:
             keys = list_shortly([repr(key) for key in self.repeated_keys], _SHOWN)

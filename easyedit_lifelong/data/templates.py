@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from easyedit_lifelong.data.cells import parse_cell
+
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]+)\}|[{}]")
 
 
@@ -54,15 +56,23 @@ class Template:
 def look_up(record: Mapping[str, Any], name: str) -> Any:
     """Return a value of a record by its column's name; None if it is absent.
 
-    If no column has the name, its dots separate keys and indices of nested values: ``answers.0.text``.
+    If no column has the name, its dots separate keys and indices of nested values: ``answers.0.text``. A text on the
+    way, such as the cell of a table, is read as JSON.
+
+    Raises:
+        ValueError: a text on the way isn't a list or an object as JSON.
     """
     if name in record:
         return record[name]
     value: Any = record
     for key in name.split("."):
+        if isinstance(value, str):
+            if not value.strip():
+                return None
+            value = parse_cell(value)
         if isinstance(value, Mapping):
             value = value.get(key)
-        elif isinstance(value, Sequence) and not isinstance(value, str) and key.isdecimal() and int(key) < len(value):
+        elif isinstance(value, Sequence) and key.isdecimal() and int(key) < len(value):
             value = value[int(key)]
         else:
             return None

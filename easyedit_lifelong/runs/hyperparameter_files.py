@@ -70,9 +70,10 @@ def check_method_name(name: str, setting: str = "--method") -> None:
     try:
         bridge.easyedit_method(name)
     except LifelongError as error:
+        # One suggestion is enough: EasyEdit's error has one, too.
+        further = did_you_mean(name, known) or f" {error}"
         raise PluginError(
-            f"{setting} {name}: no editing method of that name is registered ({', '.join(known)})."
-            f"{did_you_mean(name, known)} {error}"
+            f"{setting} {name}: no editing method of that name is registered ({', '.join(known)}).{further}"
         ) from error
 
 

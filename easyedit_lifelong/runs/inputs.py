@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from easyedit_lifelong.data.holdout import split_rephrasings
 from easyedit_lifelong.data.multiple_choice import MultipleChoiceItem, read_multiple_choice
 from easyedit_lifelong.data.readers import check_usable, read_results
 from easyedit_lifelong.data.reading_notes import collected_messages
+from easyedit_lifelong.data.repeats import repeat_notes
 from easyedit_lifelong.data.request import EditRequest, Probe, check_unique
 from easyedit_lifelong.data.retention import read_retention
 from easyedit_lifelong.data.samples import CAPABILITY
@@ -23,6 +25,8 @@ from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.registry import DatasetReader
 from easyedit_lifelong.runs.experiment import SAMPLES, Data, Experiment, Inputs, Source
+
+LOG = logging.getLogger(__name__)
 
 
 def read_inputs(experiment: Experiment, seed: int) -> Inputs:
@@ -77,6 +81,9 @@ def _read(experiment: Experiment, data: Data, seed: int) -> Inputs:
     reader = reader_of(data.path, data.format)
     with collected_messages() as notes:
         records, unusable = _read_records(experiment, data, reader, seed)
+    for note in repeat_notes(data.path, records):
+        LOG.warning("%s", note)
+        notes.append(note)
     requests = split_rephrasings(records, data.edit_with, seed)
     retention, text = _read_retention(experiment), _read_text(experiment)
     capability, source = _read_capability(experiment), _source(experiment, data, reader.name)

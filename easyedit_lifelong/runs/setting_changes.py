@@ -29,6 +29,13 @@ instead)."""
 _MISSING = "nothing"
 """Stands for the value of a setting that only one of the configurations has."""
 
+_MEANINGS = {
+    "recorded.requests_sha256": "a digest of requests, held-out facts, text and questions: the data or their "
+    "format file changed",
+    "recorded.weights": "a fingerprint: the model's weights changed",
+}
+"""What users can't see from the name of a setting."""
+
 
 def setting_changes(
     written: Mapping[str, Any], present: Mapping[str, Any], is_ignored: Callable[[str], bool]
@@ -45,6 +52,7 @@ def setting_changes(
     compared = [name for name in dict.fromkeys([*stored, *current]) if not is_ignored(name)]
     return [
         f"{name} was {stored.get(name, _MISSING)!r}, is {current.get(name, _MISSING)!r}"
+        + (f" ({_MEANINGS[name]})" if name in _MEANINGS else "")
         for name in compared
         if stored.get(name, _MISSING) != current.get(name, _MISSING)
     ]

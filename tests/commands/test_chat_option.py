@@ -43,8 +43,9 @@ def test_an_edit_in_chat_form_is_saved_and_answers_in_it(
 ) -> None:
     checkpoint = chat_checkpoint(edits_cli)
     out = edits_cli.edit("GRACE", "edits", "--chat", "--system", "snow", "--model", checkpoint)
-    assert " --chat" in out.splitlines()[-1]
-    assert "snow" not in out, "the prompt is shown without the template"
+    shown, command = out.rsplit("Ask the edited model:", 1)
+    assert " ".join(command.split()).endswith(" --chat --system snow"), "the command asks in the form of the edits"
+    assert "snow" not in shown, "the prompt is shown without the template"
     (record,) = edits_cli.records("edits")
     assert record["question"] == PROMPT
     assert record["prompt"] == f"<s> snow . where {PROMPT} sea born "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,74 @@ def test_parquet_is_read(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match=r"facts\.parquet: (not valid parquet|can't be read): "):
         read_requests(path, reader_of(path, _format(tmp_path, {"fields": FIELDS})).read)
+
+
+def _table(cells: dict[str, str]) -> str:
+    text = io.StringIO()
+    rows = csv.DictWriter(text, cells)
+    rows.writeheader()
+    rows.writerow(cells)
+    return text.getvalue()
+
+
+PAIRS = [{"prompt": "Where?", "ground_truth": "Oslo"}, {"prompt": "When?", "ground_truth": "1905"}]
+NEAR = (Probe("Where?", "Oslo"), Probe("When?", "1905"))
+
+
+@pytest.mark.parametrize(
+    ("templates", "near"),
+    [
+        ({"locality": "{sets}"}, {"near": NEAR}),
+        ({"locality": {"near": "{pairs}"}}, {"near": NEAR}),
+        ({"locality": {"near": {"prompt": "{prompts}", "ground_truth": "{answers}"}}}, {"near": NEAR}),
+        (
+            {"locality": {"near": {"prompt": "{pairs.1.prompt}", "ground_truth": "{pairs.1.ground_truth}"}}},
+            {"near": NEAR[1:]},
+        ),
+        ({"locality": {"near": "{empty}"}}, {}),
+        ({"locality": {"near": {"prompt": "{empty.0}", "ground_truth": "{empty.1}"}}}, {"near": ()}),
+    ],
+)
+def test_a_cell_holds_a_list_or_an_object_as_json(tmp_path: Path, templates: Any, near: Any) -> None:
+    cells = {"question": "[Who?]", "reply": "Bo", "others": '["By whom?", "[Who] is it?"]', "empty": ""}
+    cells |= {"pairs": json.dumps(PAIRS), "sets": json.dumps({"near": PAIRS})}
+    cells |= {"prompts": json.dumps(["Where?", "When?"]), "answers": json.dumps(["Oslo", "1905"])}
+    fields = {"prompt": "{question}", "target_new": "{reply}", "rephrase_prompt": "{others}", **templates}
+    (request,) = _read(tmp_path, _table(cells), fields, "facts.csv")
+    assert request.locality == near
+    assert (request.prompt, request.rephrase_prompts) == ("[Who?]", ("By whom?", "[Who] is it?"))
+
+
+@pytest.mark.parametrize(
+    ("cell", "template", "message"),
+    [
+        ("Where?", {"near": "{pairs}"}, "as JSON, but is 'Where?'."),
+        ("3", {"near": "{pairs}"}, "as JSON, but is '3'."),
+        (str(PAIRS), {"near": "{pairs}"}, "but not valid JSON"),
+        (str(PAIRS), "{pairs}", "Python's own notation is not JSON: write the cell with json.dumps."),
+        ("Where?", {"near": {"prompt": "{pairs.0}", "ground_truth": "{reply}"}}, "field 'pairs.0': must hold a list"),
+        ("[" * 100_000, {"near": "{pairs}"}, "but not valid JSON"),
+    ],
+)
+def test_a_cell_that_is_no_json_is_refused(tmp_path: Path, cell: str, template: Any, message: str) -> None:
+    fields = {"prompt": "{question}", "target_new": "{reply}", "locality": template}
+    with pytest.raises(DataError) as caught:
+        _read(tmp_path, _table({"question": "Who?", "reply": "Bo", "pairs": cell}), fields, "facts.csv")
+    assert "record 0, field 'pairs" in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_a_column_that_no_record_has_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without a warning, the run would have no paraphrases, and nothing would say so."""
+    fields = {**FIELDS, "rephrase_prompt": ["{other}", "{othr}"], "portability": {"far": "{far.0}"}}
+    _read(tmp_path, [ROW, {**ROW, "id": 4, "entity": "Bo"}], fields)
+    missing, unlike = caplog.messages
+    assert "no record has the column 'othr' (" in missing
+    assert missing.endswith("fields.rephrase_prompt). Did you mean 'other'?")
+    assert "no record has the column 'far.0' (" in unlike
+    caplog.clear()
+    _read(tmp_path, [ROW, {**ROW, "id": 4, "othr": "Who is it?", "far": None}], fields)
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize(

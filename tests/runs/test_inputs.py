@@ -45,6 +45,16 @@ def test_a_data_file_is_read_and_described_with_path_and_digest(
     assert (inputs.source.retention, inputs.source.text) == (str(tmp_path / "held.json"), str(tmp_path / "text.txt"))
 
 
+def test_contradicting_records_are_reported_in_a_run_s_notes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "f.json"
+    file.write_text(json.dumps([*FACTS[:2], {**FACTS[0], "target_new": "other"}]))
+    inputs = read_inputs(experiment_of(Data(str(file))), 0)
+    (note,) = inputs.notes
+    assert "prompts with several targets (1)" in note
+    assert caplog.messages == [note]
+    assert read_inputs(experiment_of(Data(str(file), edits=2)), 0).notes == [], "only the run's requests count"
+
+
 def test_sample_data_are_described_by_their_name() -> None:
     inputs = read_inputs(experiment_of(Data(str(ZSRE), edits=1), retention=()), 0)
     assert inputs.source is not None

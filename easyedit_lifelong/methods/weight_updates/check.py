@@ -40,7 +40,10 @@ def check_causal(model: Any, hparams: WeightUpdateHyperParams) -> None:
         ModelError: it is of another kind.
     """
     if (kind := kind_of(model)) is not ModelKind.CAUSAL:
-        raise ModelError(f"{hparams.ALG_NAME} edits causal language models; {type(model).__name__} is a {kind.value}")
+        raise ModelError(
+            f"{hparams.ALG_NAME} edits causal language models; {type(model).__name__} is a {kind.value}. "
+            "docs/methods.md lists the methods that edit one."
+        )
 
 
 def check_projections(model: Any, hparams: BlockUpdateHyperParams) -> None:
