@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, StoppingCriteriaList
 
 from easyedit_lifelong.evaluation.stopping import StopEachRow, end_tokens
-from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer, PairKey, forced_answer, key_of, shared_rows
+from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer, forced_answer, key_of, shared_rows
+from easyedit_lifelong.evaluation.tree_scoring import TreeScorer
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.devices import input_device
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair, encode_text, pad_rows
@@ -80,7 +81,8 @@ class Scorer:
     def forced(self, model: Any, questions: Sequence[tuple[str, str]]) -> list[ForcedAnswer]:
         """Return the model's teacher-forced answers to questions.
 
-        A repeated question is scored once, and questions share a row where they can (:func:`shared_rows`).
+        A repeated question is scored once, and questions share a row where they can (:func:`shared_rows`). A model
+        without hooks computes common beginnings of rows once (:class:`.TreeScorer`).
 
         Args:
             model: the model.
@@ -91,9 +93,10 @@ class Scorer:
         """
         pairs = [self.encode(prompt, answer) for prompt, answer in questions]
         rows = shared_rows(pairs)
-        answers: dict[PairKey, ForcedAnswer] = {}
         head = self._head(model)
         with evaluating(model):
+            trees = TreeScorer(model, head, self._pad, self.tokens_per_batch, self._batches)
+            answers, rows = trees.score(rows)
             for batch in self._batches([row[0].length for row in rows]):
                 for part in self._parts_of_batch(model, [rows[i] for i in batch]):
                     keys = [key_of(pair) for row in part for pair in row]
