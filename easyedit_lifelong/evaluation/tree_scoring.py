@@ -89,7 +89,7 @@ class TreeScorer:
             trees: the trees.
             questions: the questions of each tree, and the columns of their tokens but the last.
         """
-        assert self.head is not None  # nosec B101: score() has checked it
+        assert self.head is not None  # nosec B101
         spans = [
             (pair, [(row, column) for column in path[len(pair.prompt) - 1 :]])
             for row, of_tree in enumerate(questions)
