@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from easyedit_lifelong.data.multiple_choice import MultipleChoiceItem
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.evaluation.averages import RequestScores, Scores, averages, averages_with_intervals
+from easyedit_lifelong.evaluation.questions import Question
 from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer
+from easyedit_lifelong.evaluation.unedited_answers import UneditedAnswers
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 
@@ -30,25 +33,41 @@ class MultipleChoiceScores:
         tokenizer: the model's tokenizer.
         model: the unedited model.
         items: the questions; without any, there are no scores.
+        known: the unedited model's answers that are known already, and to which new ones are added; None for none.
 
     Attributes:
         unedited: the scores of the unedited model.
     """
 
-    def __init__(self, tokenizer: Any, model: Any, items: Sequence[MultipleChoiceItem]) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        model: Any,
+        items: Sequence[MultipleChoiceItem],
+        known: UneditedAnswers | None = None,
+    ) -> None:
         self._scorer, self._items = Scorer(tokenizer, marks_prompts=False), list(items)
-        self.unedited = self.score(model)
+        if known is None or not self._items:
+            self.unedited = self.score(model)
+        else:
+            answers = known.forced(self._scorer, model, self._questions())
+            self.unedited = self._scores([answers[question] for question in self._questions()])
 
     def score(self, model: Any) -> Scores:
         """Return the accuracies over all questions, and under :data:`BY_SUBJECT` those over each subject's.
 
         Confidence intervals are over the questions.
         """
-        if not self._items:
-            return Scores()
-        by_item = [
-            _accuracies(item, values) for item, values in zip(self._items, self.log_likelihoods(model), strict=True)
-        ]
+        return self._scores(self._scorer.forced(model, self._questions())) if self._items else Scores()
+
+    def log_likelihoods(self, model: Any) -> list[list[float]]:
+        """Return the log-likelihood of each choice of each question, in nats, summed over the choice's tokens."""
+        return self._log_likelihoods(self._scorer.forced(model, self._questions()))
+
+    def _scores(self, answers: Sequence[ForcedAnswer]) -> Scores:
+        """Return the accuracies, given the answer to each question with each choice."""
+        values = self._log_likelihoods(answers)
+        by_item = [_accuracies(item, of_item) for item, of_item in zip(self._items, values, strict=True)]
         by_subject: dict[str, list[RequestScores]] = {}
         for item, accuracies in zip(self._items, by_item, strict=True):
             if item.subject is not None:
@@ -60,14 +79,17 @@ class MultipleChoiceScores:
             }
         return scores
 
-    def log_likelihoods(self, model: Any) -> list[list[float]]:
-        """Return the log-likelihood of each choice of each question, in nats, summed over the choice's tokens."""
-        questions = [question for item in self._items for question in _questions(item)]
-        answers = iter(self._scorer.forced(model, questions))
+    def _log_likelihoods(self, answers: Iterable[ForcedAnswer]) -> list[list[float]]:
+        """Return the log-likelihood of each choice of each question, given the answers to :meth:`_questions`."""
+        remaining = iter(answers)
         return [
-            [-answer.nll * len(answer.target) for answer in itertools.islice(answers, len(item.choices))]
+            [-answer.nll * len(answer.target) for answer in itertools.islice(remaining, len(item.choices))]
             for item in self._items
         ]
+
+    def _questions(self) -> list[Question]:
+        """Return every question with each of its choices."""
+        return [question for item in self._items for question in _questions(item)]
 
 
 def check_choices(items: Sequence[MultipleChoiceItem], tokenizer: Any, model: Any) -> None:
@@ -111,7 +133,7 @@ def with_before(by_subject: dict[str, dict[str, float]], before: dict[str, dict[
     }
 
 
-def _questions(item: MultipleChoiceItem) -> list[tuple[str, str]]:
+def _questions(item: MultipleChoiceItem) -> list[Question]:
     """Return the prompt with each choice. A space precedes every choice, whatever its first character is."""
     return [(item.prompt, f" {choice}") for choice in item.choices]
 

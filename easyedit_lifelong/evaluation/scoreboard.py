@@ -112,7 +112,7 @@ class Scoreboard:
         generates = generation_requests is None or len(generation_requests) > 0
         self._text = TextScores(scorer, model, requests if generates else [], text)
         self._carry_over, self._self_consistency = carry_over, self_consistency
-        self._capability = MultipleChoiceScores(scorer.tokenizer, model, capability)
+        self._capability = MultipleChoiceScores(scorer.tokenizer, model, capability, unedited_answers)
         questions = Questions.about(requests).all() + compared_questions(requests) + self.retention
         known = unedited_answers
         self.unedited = self._forced(model, questions) if known is None else known.forced(scorer, model, questions)

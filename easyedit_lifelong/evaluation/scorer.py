@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, StoppingCriteriaList
 
 from easyedit_lifelong.evaluation.stopping import StopEachRow, end_tokens
-from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer, PairKey, forced_answer, key_of, shared_rows
+from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer, forced_answer, key_of, shared_rows
+from easyedit_lifelong.evaluation.tree_scoring import TreeScorer
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.devices import input_device
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair, encode_text, pad_rows
+from easyedit_lifelong.models.greedy_rows import can_drop_rows, generate_rows
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_modes import bare_generation_config, evaluating
 from easyedit_lifelong.models.padding import generation_groups
@@ -80,7 +82,8 @@ class Scorer:
     def forced(self, model: Any, questions: Sequence[tuple[str, str]]) -> list[ForcedAnswer]:
         """Return the model's teacher-forced answers to questions.
 
-        A repeated question is scored once, and questions share a row where they can (:func:`shared_rows`).
+        A repeated question is scored once, and questions share a row where they can (:func:`shared_rows`). A model
+        without hooks computes common beginnings of rows once (:class:`.TreeScorer`).
 
         Args:
             model: the model.
@@ -91,9 +94,10 @@ class Scorer:
         """
         pairs = [self.encode(prompt, answer) for prompt, answer in questions]
         rows = shared_rows(pairs)
-        answers: dict[PairKey, ForcedAnswer] = {}
         head = self._head(model)
         with evaluating(model):
+            trees = TreeScorer(model, head, self._pad, self.tokens_per_batch, self._batches)
+            answers, rows = trees.score(rows)
             for batch in self._batches([row[0].length for row in rows]):
                 for part in self._parts_of_batch(model, [rows[i] for i in batch]):
                     keys = [key_of(pair) for row in part for pair in row]
@@ -168,24 +172,29 @@ class Scorer:
             # Nothing is predicted after the last token, so n tokens need n - 1 positions after the prompt.
             limits = [min(limit, context + 1 - len(tokens)) for tokens, limit in zip(encoded, limits, strict=True)]
         ends, start_arguments = end_tokens(model, self.tokenizer), self._start_arguments(model)
+        head = self._head(model)
         with evaluating(model), bare_generation_config(model):
             for batch in self._unpadded_batches(model, encoded, limits, context):
                 ids, mask = pad_rows([encoded[index] for index in batch], self._pad, self._side, input_device(model))
-                config = GenerationConfig(
-                    max_new_tokens=max(limits[index] for index in batch),
-                    do_sample=sampling is not None,
-                    pad_token_id=self._pad,
-                    eos_token_id=sorted(ends) or None,
-                    **start_arguments,
-                    **(sampling or {}),
-                )
                 begin = self._answer_column(ids)
                 stop = None
                 if is_complete is not None:
                     stop = StopEachRow(self.tokenizer, begin, batch, limits, ends, is_complete)
-                criteria = {} if stop is None else {"stopping_criteria": StoppingCriteriaList([stop])}
-                output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **criteria)
-                for row, (index, new) in enumerate(zip(batch, output[:, begin:].tolist(), strict=True)):
+                if stop is not None and sampling is None and head is not None and can_drop_rows(model):
+                    answers = generate_rows(model, head, ids, mask, stop.row_has_ended)
+                else:
+                    config = GenerationConfig(
+                        max_new_tokens=max(limits[index] for index in batch),
+                        do_sample=sampling is not None,
+                        pad_token_id=self._pad,
+                        eos_token_id=sorted(ends) or None,
+                        **start_arguments,
+                        **(sampling or {}),
+                    )
+                    criteria = {} if stop is None else {"stopping_criteria": StoppingCriteriaList([stop])}
+                    output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **criteria)
+                    answers = output[:, begin:].tolist()
+                for row, (index, new) in enumerate(zip(batch, answers, strict=True)):
                     # A finished row is padded while other rows continue: cut the padding off.
                     length = limits[index] if stop is None else stop.lengths.get(row, limits[index])
                     answer = itertools.takewhile(lambda token: token not in ends, new[:length])

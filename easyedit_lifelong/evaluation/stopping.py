@@ -50,12 +50,17 @@ class StopEachRow(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         """Return whether each row has stopped, shape ``(rows,)``; ``input_ids`` have shape ``(rows, tokens)``."""
         outputs = input_ids[:, self.begin :].tolist()
-        for row, (index, tokens) in enumerate(zip(self.batch, outputs, strict=True)):
-            if row not in self.lengths and (
-                len(tokens) >= self.limits[index]
-                or tokens[-1] in self.ends
-                or self.is_complete(index, self.tokenizer.decode(tokens, skip_special_tokens=True))
-            ):
+        for row, tokens in enumerate(outputs):
+            if row not in self.lengths and self.row_has_ended(row, tokens):
                 self.lengths[row] = len(tokens)
         stopped = [row in self.lengths for row in range(len(self.batch))]
         return torch.tensor(stopped, device=input_ids.device)
+
+    def row_has_ended(self, row: int, tokens: list[int]) -> bool:
+        """Return whether the text of a row ends after these new tokens."""
+        index = self.batch[row]
+        return (
+            len(tokens) >= self.limits[index]
+            or tokens[-1] in self.ends
+            or self.is_complete(index, self.tokenizer.decode(tokens, skip_special_tokens=True))
+        )

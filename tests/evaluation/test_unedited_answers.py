@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from easyedit_lifelong.data.multiple_choice import MultipleChoiceItem
 from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.evaluation.multiple_choice import MultipleChoiceScores
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.unedited_answers import UneditedAnswers
@@ -37,6 +39,35 @@ def test_a_second_scoreboard_has_the_same_scores_without_running_the_model(
     assert model.received_texts == []
     assert second.before(requests).values == board.before(requests).values
     assert (second.unedited, second.generated.unedited) == (board.unedited, board.generated.unedited)
+
+
+def test_a_second_scoreboard_has_the_same_multiple_choice_scores_without_running_the_model(
+    model: TableModel, answers: UneditedAnswers
+) -> None:
+    items = [MultipleChoiceItem("the sea is", ("snow", "blue"), 1, "nature"), MultipleChoiceItem("moon", ("old",), 0)]
+    model.learn(items[0].prompt, "blue")
+    before = MultipleChoiceScores(model.tokenizer, model, items).unedited
+    assert before.values["capability"] == 1.0
+    first = MultipleChoiceScores(model.tokenizer, model, items, answers)
+    model.received_texts.clear()
+    second = MultipleChoiceScores(model.tokenizer, model, items, answers)
+    assert model.received_texts == []
+    assert before.entry() == first.unedited.entry() == second.unedited.entry()
+    model.learn(items[0].prompt, "snow")
+    assert second.score(model).values["capability"] == 0.5, "an edited model was given the unedited model's answers"
+
+
+def test_scoreboards_share_multiple_choice_answers(model: TableModel, answers: UneditedAnswers) -> None:
+    items = [MultipleChoiceItem("the sea is", ("snow", "blue"), 1)]
+
+    def board() -> Scoreboard:
+        scorer = Scorer(model.tokenizer)
+        return Scoreboard(scorer, model, [FRANCE], RETENTION, capability=items, unedited_answers=answers)
+
+    first = board()
+    model.received_texts.clear()
+    assert board().before([FRANCE]).values == first.before([FRANCE]).values
+    assert model.received_texts == []
 
 
 def test_only_questions_that_are_new_are_answered(model: TableModel, answers: UneditedAnswers) -> None:
