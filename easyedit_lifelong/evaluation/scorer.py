@@ -57,7 +57,7 @@ class Scorer:
         marks_prompts: bool = True,
         joiner: str | None = None,
     ) -> None:
-        self.tokenizer, self.tokens_per_batch, self._marks_prompts = tokenizer, tokens_per_batch, marks_prompts
+        self.tokenizer, self.tokens_per_batch, self.marks_prompts = tokenizer, tokens_per_batch, marks_prompts
         self._encode = encode or functools.partial(encode_pair, tokenizer)
         self._encoded: dict[tuple[str, str], EncodedPair] = {}
         self._joiner, self._joiners = joiner, dict[str, str]()
@@ -133,7 +133,7 @@ class Scorer:
             else head_at_positions(head, row_index, column_index, in_place=True)
         )
         lengths = [len(pair.prompt) for pair in pairs]
-        marked = prompt_lengths(model, lengths) if self._marks_prompts else contextlib.nullcontext()
+        marked = prompt_lengths(model, lengths) if self.marks_prompts else contextlib.nullcontext()
         with marked, only_answers:
             logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         answer_logits = logits[row_index.to(logits.device), column_index.to(logits.device)]

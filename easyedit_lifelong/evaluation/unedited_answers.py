@@ -66,7 +66,8 @@ def _completed(
     answer: Callable[[Sequence[Question]], Sequence[Answer]],
 ) -> dict[Question, Answer]:
     """Return the answer to each question, after those that are not stored yet were computed and stored."""
-    weights, device, kind = model_fingerprint(model), str(device_of(model)), type(scorer).__qualname__
+    weights, device = model_fingerprint(model), str(device_of(model))
+    kind = (type(scorer).__qualname__, scorer.marks_prompts)
     keys: dict[Question, Hashable] = {
         question: (weights, device, kind, question, key_of(scorer.encode(*question)), scorer.joiner_of(question[0]))
         for question in questions

@@ -88,6 +88,14 @@ def test_a_model_with_other_weights_answers_again(model: TableModel, answers: Un
     assert new.generated.unedited[FRANCE.prompt, "Rome"] == "Rome"
 
 
+def test_a_scorer_that_marks_no_prompts_asks_again(model: TableModel, answers: UneditedAnswers) -> None:
+    question = (FRANCE.prompt, "Rome")
+    answers.forced(Scorer(model.tokenizer), model, [question])
+    model.received_texts.clear()
+    answers.forced(Scorer(model.tokenizer, marks_prompts=False), model, [question])
+    assert model.received_texts
+
+
 def test_another_joiner_is_another_question(model: TableModel, answers: UneditedAnswers) -> None:
     scoreboard(model, answers, FRANCE)
     model.received_texts.clear()
