@@ -111,13 +111,13 @@ def execute(
         run.state.counts["skipped"] = len(checked.skipped)
         run.state.seconds["scoring"] += time.perf_counter() - began
         _prepare(run, progress)
-        if folder and not plan.resume:
-            # After the preparation: if that fails, the folder stays empty and the run can be started again.
-            folder.write_config(write_data(folder.path, config, checked))
         for name in plan.experiment.trackers:
             assert folder is not None  # make_plan refuses trackers without a folder
             run.trackers.append(get_plugins().trackers.get(name).create(folder.path, settings))
             stack.callback(run.trackers[-1].close)
+        if folder and not plan.resume:
+            # After all that can fail before the first edit: without a configuration, the run can be started again.
+            folder.write_config(write_data(folder.path, config, checked))
         seconds_before = resume_run(run) if plan.resume else 0.0
         if run.done:
             run.notify(progress)

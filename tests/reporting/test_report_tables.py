@@ -128,6 +128,9 @@ def test_the_tables_have_captions_and_fit_into_120_columns(tmp_path: Path) -> No
             "ARR": 0.9,
             "generation_match": 0.5 + number,
             "generation_match_rephrase": 0.5,
+            "chat_reliability": 0.3,
+            "chat_generation_match": 0.2,
+            "chat_contains_match": 0.4,
             "old_answer": 0.25,
             "continuation_entropy": 4.5,
             "text_perplexity": 12.5,
@@ -139,6 +142,7 @@ def test_the_tables_have_captions_and_fit_into_120_columns(tmp_path: Path) -> No
     assert [table.title for table in tables] == [
         "Edited facts, teacher-forced",
         "Edited facts, generated",
+        "Edits asked in another form",
         "What the model writes after its answers",
         "What the edits must not change",
         "Text and knowledge unrelated to the edits",

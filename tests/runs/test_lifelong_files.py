@@ -187,6 +187,17 @@ def test_an_unknown_tracker_is_refused_with_a_suggestion(diary: Diary, diary_tab
     assert "Did you mean 'notebook'?" in message
 
 
+def test_a_run_whose_tracker_does_not_start_can_be_started_again(
+    diary: Diary, diary_table: TableModel, tmp_path: Path
+) -> None:
+    diary.tracker_starts = False
+    with pytest.raises(LifelongError, match="no paper"):
+        run_diary(diary_table, out=tmp_path / "run", trackers=["notebook"])
+    diary.tracker_starts = True
+    run_diary(diary_table, out=tmp_path / "run", trackers=["notebook"])
+    assert diary.tracker.received
+
+
 def test_a_tracker_without_a_run_folder_is_refused_and_not_opened(
     diary: Diary, diary_table: TableModel, tmp_path: Path
 ) -> None:

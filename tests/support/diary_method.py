@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from easyedit_lifelong import hookimpl
 from easyedit_lifelong.data.request import EditRequest, Probe
-from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.errors import EditError, LifelongError
 from easyedit_lifelong.hyperparams import PluginHyperParams
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.registry import TrackerType
@@ -48,6 +48,7 @@ class Diary:
         self.kept: list[EditRequest] = []
         self.events: list[str] = []
         self.tracker = RecordingTracker()
+        self.tracker_starts = True
 
     def apply(self, model: TableModel, tok: Any, requests: list[EditRequest], hparams: DiaryHyperParams) -> Any:
         (request,) = requests
@@ -75,7 +76,12 @@ class DiaryPlugin:
 
     @hookimpl
     def register_trackers(self, register: Callable[[TrackerType], None]) -> None:
-        register(TrackerType("notebook", lambda folder, config: self.diary.tracker))
+        register(TrackerType("notebook", self._tracker))
+
+    def _tracker(self, folder: Any, config: Any) -> RecordingTracker:
+        if not self.diary.tracker_starts:
+            raise LifelongError("notebook: no paper")
+        return self.diary.tracker
 
 
 PROMPTS = ["the capital of France is", "who wrote Hamlet", "moon made from", "language spoken in Peru", "blue sea and"]

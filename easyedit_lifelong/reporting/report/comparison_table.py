@@ -25,6 +25,9 @@ UNEDITED = "unedited"
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 _GENERATED = ("generation_match", "generation_match_rephrase")
+_CARRIED_OVER = tuple(
+    f"{form}_{score}" for form in ("chat", "plain") for score in ("reliability", "generation_match", "contains_match")
+)
 _CONTINUED = ("old_answer", "continuation_entropy")
 _UNCHANGED = ("locality", "relation_specificity", "TRR", "ARR")
 _UNRELATED = ("text_perplexity", "capability", "capability_norm")
@@ -100,6 +103,13 @@ def tables_of(rows: Sequence[Row], runs: Sequence[RunFiles]) -> list[Comparison]
             "Edited facts, generated",
             f"Shares of greedy continuations {where} that begin with the target, after all edits of each run.",
             [name for name in main if name in _GENERATED],
+        ),
+        (
+            "Edits asked in another form",
+            "The edits' prompts asked in a chat (chat) or, if the edits were made in a chat, as plain prompts (plain): "
+            "shares of target tokens (reliability), and of greedy answers that begin with the target or contain it, "
+            f"{where}, after all edits of each run.",
+            _CARRIED_OVER,
         ),
         (
             "What the model writes after its answers",
