@@ -10,6 +10,7 @@ from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.locate.restorations import MODULES, Module
 from easyedit_lifelong.models.anatomy import anatomy_of, attention_output_of, mlp_of
 from easyedit_lifelong.models.load import model_label
+from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.packing import mlps_of, token_wise_modules
 
 
@@ -23,10 +24,14 @@ class Sites:
         blocks: the transformer blocks.
 
     Raises:
-        ModelError: the model has no list of blocks.
+        ModelError: the model is no causal language model, or has no list of blocks.
     """
 
     def __init__(self, model: Any) -> None:
+        if (kind := kind_of(model)) is not ModelKind.CAUSAL:
+            raise ModelError(
+                f"{model_label(model)}: is a {kind.value}. Only the states of causal language models can be traced."
+            )
         anatomy = anatomy_of(model)
         if anatomy is None:
             raise ModelError(f"{model_label(model)}: has no list of transformer blocks, so it can't be traced")

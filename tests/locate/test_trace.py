@@ -24,6 +24,7 @@ from easyedit_lifelong.locate.restorations import KINDS, MODULES
 from easyedit_lifelong.locate.sites import Sites
 from easyedit_lifelong.locate.trace import Tracer, trace_fact
 from easyedit_lifelong.models.partial_pass import hidden_of, with_hidden
+from tests.support.architectures import untrained
 from tests.support.tiny_models import FAMILIES, VOCABULARY, build_model, build_tokenizer, state_of
 
 _COMMON = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -229,3 +230,9 @@ def test_a_model_without_an_attention_names_the_other_kinds() -> None:
     model = AutoModelForCausalLM.from_config(config).eval()
     with pytest.raises(ModelError, match=r"the attention of block 0 isn't found.*state, mlp"):
         Tracer(model, build_tokenizer(), GaussianNoise(1.0), kinds=["attention"], severed=[])
+
+
+@pytest.mark.parametrize(("kind", "named"), [("t5", "sequence-to-sequence model"), ("bert", "sequence classifier")])
+def test_a_model_of_another_kind_is_refused(kind: str, named: str) -> None:
+    with pytest.raises(ModelError, match=f"is a {named}. Only the states of causal language models"):
+        Sites(untrained(kind))
