@@ -6,9 +6,9 @@ import weakref
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from torch.nn.modules import module as global_hooks
-from transformers import PreTrainedModel
 
 from easyedit_lifelong.models.context_prefix import takes_positions
 from easyedit_lifelong.models.devices import input_device
@@ -33,7 +33,7 @@ def reads_rows_plainly(model: Any) -> bool:
     the end of a row's prompt. Half precision is excluded: its rounding changes some of the most probable tokens.
     """
     return (
-        isinstance(model, PreTrainedModel)
+        isinstance(model, transformers.PreTrainedModel)
         and model.dtype in _EXACT
         and kind_of(model) is ModelKind.CAUSAL
         and takes_positions(model)

@@ -70,8 +70,9 @@ def check_method_name(name: str, setting: str = "--method") -> None:
     try:
         bridge.easyedit_method(name)
     except LifelongError as error:
-        # One suggestion is enough: EasyEdit's error has one, too.
-        further = did_you_mean(name, known) or f" {error}"
+        # EasyEdit's error says why its own method of that name can't run. Otherwise, one suggestion is enough.
+        exists = f"EasyEdit's own {name} " in str(error)
+        further = (not exists and did_you_mean(name, known)) or f" {error}"
         raise PluginError(
             f"{setting} {name}: no editing method of that name is registered ({', '.join(known)}).{further}"
         ) from error
