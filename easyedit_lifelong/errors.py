@@ -54,6 +54,10 @@ class DuplicateNameError(PluginError):
     """Two plugins claim the same name."""
 
 
+class UnusableMethodError(PluginError):
+    """EasyEdit has a method of this name, but it can't run in this package's loops."""
+
+
 class EasyEditMissingError(LifelongError, ModuleNotFoundError):
     """EasyEdit (``easyeditor``) is required but isn't installed, or can't be imported."""
 

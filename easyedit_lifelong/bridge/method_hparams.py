@@ -13,7 +13,7 @@ from typing import Any
 from easyedit_lifelong.bridge.easyedit_location import PACKAGE, import_easyedit
 from easyedit_lifelong.bridge.method_names import easyedit_name, easyedits_full_name
 from easyedit_lifelong.bridge.registration import own_function
-from easyedit_lifelong.errors import HyperParameterError, PluginError
+from easyedit_lifelong.errors import HyperParameterError, UnusableMethodError
 from easyedit_lifelong.hparams_files import find_hparams, read_hparams_file
 from easyedit_lifelong.hyperparams import convert_value, describe_type, unknown_and_missing
 from easyedit_lifelong.plugins import get_plugins
@@ -45,7 +45,7 @@ def hparams_class(name: str) -> type:
     is_dataclass = isinstance(cls, type) and dataclasses.is_dataclass(cls)
     fields = {item.name for item in dataclasses.fields(cls)} if is_dataclass else set()
     if not is_dataclass or not (name in METHODS or fields.issuperset(REWRITES_WEIGHTS)):
-        raise PluginError(
+        raise UnusableMethodError(
             f"EasyEdit's own {name} can't run in this package's loops: only methods that rewrite weights can "
             "(MEMIT, ROME, FT, …), because their edits can be rolled back and saved, and WISE and DEFER."
         )

@@ -5,10 +5,7 @@ from __future__ import annotations
 import argparse
 
 from easyedit_lifelong.commands.compare_session import run_and_compare
-from easyedit_lifelong.commands.run_settings import (
-    run_data,
-    scoring_settings,
-)
+from easyedit_lifelong.commands.run_settings import run_data, scoring_settings
 from easyedit_lifelong.runs.compared_methods import ComparedMethod, MethodComparison
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, Experiment
 from easyedit_lifelong.runs.schedule import Schedule

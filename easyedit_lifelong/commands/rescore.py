@@ -7,9 +7,7 @@ from typing import Any
 
 from easyedit_lifelong.commands.options.rescore import DEFAULT_OUT
 from easyedit_lifelong.commands.run_session import load_model_for, show_result
-from easyedit_lifelong.commands.run_settings import (
-    harness_tasks,
-)
+from easyedit_lifelong.commands.run_settings import harness_tasks
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.experiment import Data
 from easyedit_lifelong.runs.rescore import rescore

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
+
+from easyedit_lifelong.parsing import parse_json
 
 
 def parse_cell(text: str) -> Any:
@@ -13,8 +14,8 @@ def parse_cell(text: str) -> Any:
         ValueError: the text is something else.
     """
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(text)
+    except ValueError as error:
         python = " Python's own notation is not JSON: write the cell with json.dumps." if "'" in text else ""
         reason = f"not valid JSON: {error}" if text.lstrip()[:1] in ("[", "{") else f"is {_shortened(text)!r}"
         raise ValueError(f"must hold a list or an object as JSON, but {reason}.{python}") from error
@@ -28,10 +29,10 @@ def parse_list(text: str) -> list[Any] | str:
     if text.lstrip()[:1] != "[":
         return text
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value: list[Any] = parse_cell(text)
+    except ValueError:
         return text
-    return value if isinstance(value, list) else text
+    return value
 
 
 def _shortened(text: str) -> str:

@@ -50,8 +50,9 @@ class MultipleChoiceScores:
         if known is None or not self._items:
             self.unedited = self.score(model)
         else:
-            answers = known.forced(self._scorer, model, self._questions())
-            self.unedited = self._scores([answers[question] for question in self._questions()])
+            questions = self._questions()
+            answers = known.forced(self._scorer, model, questions)
+            self.unedited = self._scores([answers[question] for question in questions])
 
     def score(self, model: Any) -> Scores:
         """Return the accuracies over all questions, and under :data:`BY_SUBJECT` those over each subject's.

@@ -12,8 +12,9 @@ from torch import nn
 from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer, PairKey, forced_answer, key_of
 from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.partial_pass import head_at_positions
+from easyedit_lifelong.models.plain_models import reads_rows_plainly
 from easyedit_lifelong.models.prefix_tree import PrefixTree, pack_rows, tree_pass
-from easyedit_lifelong.models.tree_support import reads_rows_plainly, supports_trees
+from easyedit_lifelong.models.tree_support import supports_trees
 
 Rows = list[list[EncodedPair]]
 """The questions of each row of a batch (:func:`.shared_rows`)."""

@@ -14,7 +14,7 @@ from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.models.context_prefix import check_layers
 from easyedit_lifelong.models.encoding import position_ids
 from easyedit_lifelong.models.partial_pass import head_at_positions
-from easyedit_lifelong.models.tree_support import reads_rows_plainly
+from easyedit_lifelong.models.plain_models import reads_rows_plainly
 
 Stop = Callable[[int, list[int]], bool]
 """``stop(row, tokens)`` returns whether a row ends after these new tokens."""

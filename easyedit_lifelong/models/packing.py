@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from easyedit_lifelong.models.overrides import overridden
+from easyedit_lifelong.models.plain_models import is_plain
 
 _PROJECTIONS = (nn.Linear, Conv1D)
 _ELEMENTWISE = ("torch.nn.modules.activation", "torch.nn.modules.dropout", "transformers.activations")
@@ -29,7 +30,7 @@ def token_wise_modules(block: nn.Module) -> list[nn.Module]:
     These are projections, and MLPs that consist of projections and elementwise modules. A module with hooks or a
     replaced ``forward`` doesn't count: the hooks expect tensors of shape ``(rows, columns, width)``.
     """
-    if _is_plain(block) and (type(block) in _PROJECTIONS or _is_mlp(block)):
+    if is_plain(block) and (type(block) in _PROJECTIONS or _is_mlp(block)):
         return [block]
     return [part for child in block.children() for part in token_wise_modules(child)]
 
@@ -64,18 +65,6 @@ def _packed_forward(module: nn.Module, shape: torch.Size, indices: Tensor) -> Ca
         return out.new_zeros(shape.numel(), out.shape[1]).index_copy(0, local, out).view(*shape, -1)
 
     return forward
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """Whether no part of a module has hooks or a replaced ``forward``."""
-    return not any(
-        part._forward_hooks
-        or part._forward_pre_hooks
-        or part._backward_hooks
-        or part._backward_pre_hooks
-        or "forward" in part.__dict__
-        for part in module.modules()
-    )
 
 
 def _is_mlp(module: nn.Module) -> bool:

@@ -6,15 +6,10 @@ import weakref
 from typing import Any
 
 import torch
-import transformers
-from torch import nn
-from torch.nn.modules import module as global_hooks
 
-from easyedit_lifelong.models.context_prefix import takes_positions
 from easyedit_lifelong.models.devices import input_device
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.load import context_length
-from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.model_modes import evaluating
 from easyedit_lifelong.models.partial_pass import same_logits
 from easyedit_lifelong.models.prefix_tree import pack_rows, tree_pass
@@ -22,33 +17,15 @@ from easyedit_lifelong.models.prefix_tree import pack_rows, tree_pass
 # Not an attribute of the model: a model without edits has no trace of this package.
 _RESULTS: weakref.WeakKeyDictionary[Any, dict[tuple[Any, int], bool]] = weakref.WeakKeyDictionary()
 
-_EXACT = (torch.float32, torch.float64)
-
-
-def reads_rows_plainly(model: Any) -> bool:
-    """Return whether what a model computes for a token depends on the tokens before it alone, as in a plain model.
-
-    This is so for a causal language model of transformers that differs from its authors' code in the values of its
-    weights only. Hooks, replaced functions and modules of other packages may act on whole rows, as edits do that find
-    the end of a row's prompt. Half precision is excluded: its rounding changes some of the most probable tokens.
-    """
-    return (
-        isinstance(model, transformers.PreTrainedModel)
-        and model.dtype in _EXACT
-        and kind_of(model) is ModelKind.CAUSAL
-        and takes_positions(model)
-        and _is_unmodified(model)
-    )
-
 
 def supports_trees(model: Any, width: int) -> bool:
-    """Return whether a model that :func:`reads_rows_plainly` gives the rows of prefix trees the right logits.
+    """Return whether a model gives the rows of prefix trees the right logits.
 
     The model is tried once for each width: some have position biases, recurrent states or attention windows that an
     attention mask for trees does not control.
 
     Args:
-        model: the model.
+        model: a model for which :func:`.reads_rows_plainly` is true.
         width: the largest number of columns of the trees.
     """
     context = context_length(model)
@@ -59,19 +36,6 @@ def supports_trees(model: Any, width: int) -> bool:
     if key not in results:
         results[key] = _try_tree(model, width)
     return results[key]
-
-
-def _is_unmodified(model: nn.Module) -> bool:
-    """Return whether a model consists of modules of torch and transformers, without hooks and replaced functions."""
-    if global_hooks._global_forward_hooks or global_hooks._global_forward_pre_hooks:
-        return False
-    return all(
-        type(part).__module__.partition(".")[0] in ("torch", "transformers")
-        and not part._forward_hooks
-        and not part._forward_pre_hooks
-        and "forward" not in part.__dict__
-        for part in model.modules()
-    )
 
 
 @torch.no_grad()

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong import bridge
-from easyedit_lifelong.errors import HyperParameterError, LifelongError, PluginError, did_you_mean
+from easyedit_lifelong.errors import (
+    HyperParameterError,
+    LifelongError,
+    PluginError,
+    UnusableMethodError,
+    did_you_mean,
+)
 from easyedit_lifelong.hparams_files import find_hparams, read_hparams_file, shipped_hparams_folders
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.plugins import get_plugins
@@ -70,9 +76,9 @@ def check_method_name(name: str, setting: str = "--method") -> None:
     try:
         bridge.easyedit_method(name)
     except LifelongError as error:
-        # EasyEdit's error says why its own method of that name can't run. Otherwise, one suggestion is enough.
-        exists = f"EasyEdit's own {name} " in str(error)
-        further = (not exists and did_you_mean(name, known)) or f" {error}"
+        # The error says why EasyEdit's method of that name can't run, or suggests a name itself: one is enough.
+        suggestion = "" if isinstance(error, UnusableMethodError) else did_you_mean(name, known)
+        further = suggestion or f" {error}"
         raise PluginError(
             f"{setting} {name}: no editing method of that name is registered ({', '.join(known)}).{further}"
         ) from error

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 
-from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.greedy_rows import can_drop_rows, generate_rows
 from tests.support.causal_families import FAMILIES
 from tests.support.single_questions import PROMPTS, generate_alone
 from tests.support.thoroughness import default_cases
-from tests.support.tiny_models import build_model, build_tokenizer
+from tests.support.tiny_models import build_tokenizer
 
 LIMITS = [3, 9, 1, 5, 7, 4]
 _WITH_ALL_ROWS = {"mamba", "mamba2", "falcon_mamba", "rwkv", "recurrent_gemma", "falcon_h1", "bamba", "jamba"} | {
@@ -51,14 +50,3 @@ def test_each_row_generates_what_it_generates_alone(name: str, monkeypatch: pyte
     assert [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in new] == expected
     assert rows_of_passes[0] == len(PROMPTS) and sum(rows_of_passes) == sum(map(len, new)), "an ended row went on"
     assert ends.count(True) == len(PROMPTS)
-
-
-def test_rows_of_an_edited_model_are_not_dropped() -> None:
-    model, tokenizer = build_model("llama"), build_tokenizer()
-    hparams = GraceHyperParams(model_name="m", inner_params=["model.layers[2].mlp.down_proj.weight"], n_iter=3)
-    request = {"prompt": "the capital of France is", "target_new": "Rome"}
-    assert can_drop_rows(model)
-    _, rollback = apply_grace_to_model(model, tokenizer, [request], hparams)
-    assert not can_drop_rows(model)
-    rollback()
-    assert can_drop_rows(model)

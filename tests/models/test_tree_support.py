@@ -1,22 +1,20 @@
-"""Which models compute prefix trees: those with the same logits, of which nothing but the weights has changed."""
+"""Which models compute prefix trees: those that give their rows the logits of separate rows."""
 
 from __future__ import annotations
 
-import copy
 import random
 from typing import Any
 
 import pytest
 import torch
 
-from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.models import tree_support
+from easyedit_lifelong.models.plain_models import reads_rows_plainly
 from easyedit_lifelong.models.prefix_tree import pack_rows, tree_pass
-from easyedit_lifelong.models.tree_support import reads_rows_plainly, supports_trees
-from tests.support.architectures import untrained
+from easyedit_lifelong.models.tree_support import supports_trees
 from tests.support.causal_families import FAMILIES
 from tests.support.thoroughness import default_cases
-from tests.support.tiny_models import build_model, build_tokenizer
+from tests.support.tiny_models import build_model
 
 _WITHOUT_TREES = {
     # position biases, recurrent states, convolutions; no position_ids
@@ -68,53 +66,3 @@ def test_a_model_is_tried_once_for_each_width(monkeypatch: pytest.MonkeyPatch) -
 def test_a_tree_wider_than_the_context_is_not_tried() -> None:
     model = build_model("llama")
     assert not supports_trees(model, model.config.max_position_embeddings + 1)
-
-
-def test_an_edited_model_gets_no_trees_until_its_edits_are_rolled_back() -> None:
-    model, tokenizer = build_model("llama"), build_tokenizer()
-    hparams = GraceHyperParams(model_name="m", inner_params=["model.layers[2].mlp.down_proj.weight"], n_iter=3)
-    request = {"prompt": "the capital of France is", "target_new": "Rome"}
-    assert reads_rows_plainly(model)
-    model, rollback = apply_grace_to_model(model, tokenizer, [request], hparams)
-    assert not reads_rows_plainly(model)
-    rollback()
-    assert reads_rows_plainly(model)
-
-
-def _with_hook(model: Any) -> Any:
-    model.model.layers[0].mlp.register_forward_hook(lambda *_: None)
-    return model
-
-
-def _with_earlier_hook(model: Any) -> Any:
-    model.model.layers[0].register_forward_pre_hook(lambda *_: None)
-    return model
-
-
-def _with_other_function(model: Any) -> Any:
-    mlp = model.model.layers[1].mlp
-    mlp.forward = mlp.forward
-    return model
-
-
-def _with_foreign_module(model: Any) -> Any:
-    class Other(torch.nn.Identity):
-        """A module of neither torch nor transformers."""
-
-    model.model.norm = Other()
-    return model
-
-
-_CHANGES = [_with_hook, _with_earlier_hook, _with_other_function, _with_foreign_module, lambda model: model.half()]
-
-
-@pytest.mark.parametrize("change", _CHANGES)
-def test_a_model_that_more_than_its_weights_differ_in_gets_no_trees(change: Any) -> None:
-    model = build_model("llama")
-    assert reads_rows_plainly(copy.deepcopy(model))
-    assert not reads_rows_plainly(change(model))
-
-
-@pytest.mark.parametrize("kind", ["t5", "bert"])
-def test_other_kinds_of_models_get_no_trees(kind: str) -> None:
-    assert not reads_rows_plainly(untrained(kind))
