@@ -40,6 +40,7 @@ from easyedit_lifelong.serving.live_model import LiveModel
 from easyedit_lifelong.serving.metrics import Metrics
 from easyedit_lifelong.serving.served import ServerSettings
 from easyedit_lifelong.serving.server import http_server, open_socket, running_engine, url_of
+from easyedit_lifelong.serving.short_thread import in_short_thread
 
 SAMPLES = Path(__file__).resolve().parents[1] / "easyedit_lifelong" / "data" / "samples" / "counterfact.json"
 
@@ -49,7 +50,7 @@ def server(hparams: Any, folder: Path) -> Iterator[httpx.Client]:
     """Run a server at a free port, and yield a client of it."""
     log, metrics = EditLog(folder), Metrics()
     with contextlib.closing(log), open_socket("127.0.0.1", 0) as listening:
-        live = LiveModel(*load_model_for(hparams), hparams, find_method(hparams), log)
+        live = in_short_thread(lambda: LiveModel(*load_model_for(hparams), hparams, find_method(hparams), log))
         with running_engine(live, metrics) as engine:
             http = http_server(engine, ServerSettings(name="model"), metrics)
             thread = threading.Thread(target=http.run, kwargs={"sockets": [listening]})

@@ -30,6 +30,7 @@ from easyedit_lifelong.errors import LifelongError
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.hyperparameter_files import load_hparams
 from easyedit_lifelong.runs.inputs import reader_of
+from easyedit_lifelong.serving.short_thread import in_short_thread
 
 THEIRS, OURS = "transformers serve", "easyedit-lifelong serve, with edits"
 
@@ -55,6 +56,12 @@ def transformers_server(folder: Path, options: Sequence[str]) -> Iterator[httpx.
     finally:
         process.terminate()
         process.wait()
+
+
+def save_model(name: str, folder: Path) -> None:
+    """Save a model and its tokenizer."""
+    for part in load_model(name, "cpu"):
+        part.save_pretrained(folder)
 
 
 def ask(client: httpx.Client, model: str, prompt: str, tokens: int) -> float:
@@ -88,9 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         facts = read_requests(str(SAMPLES), reader_of(str(SAMPLES), None).read, limit=options.requests)
         with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
             folder = Path(name)
-            model, tokenizer = load_model(hparams.model_name, "cpu")
-            model.save_pretrained(folder / "model")
-            tokenizer.save_pretrained(folder / "model")
+            in_short_thread(lambda: save_model(hparams.model_name, folder / "model"))
             flags = ["--continuous-batching"] if options.continuous_batching else []
             sides = {
                 THEIRS: (stack.enter_context(transformers_server(folder, flags)), str(folder / "model")),

@@ -1,4 +1,4 @@
-"""Run one batch whose rows have the edits of different models.
+"""Run one batch whose rows have the edits of different models, or belong to texts that began at different times.
 
 The models are copies of one model that share its weights, so only their edits differ. The batch runs through the
 unedited model. At each layer that a copy edits, the editor of the copy gets its rows, as if they were the whole batch.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from easyedit_lifelong.models.attachment import Attachment
 from easyedit_lifelong.models.overrides import overridden
 from easyedit_lifelong.models.prompt_positions import PositionTracker
-from easyedit_lifelong.models.windows import Window
+from easyedit_lifelong.models.windows import Generation, Window
 
 
 class _Group:
@@ -44,6 +44,38 @@ class _Group:
         return group_window
 
 
+class _Text(_Group):
+    """A row that holds a text with the edits of a model: its prompt in the first pass, then one token in each pass.
+
+    Args:
+        tracker: the tracker of that model.
+        row: the number of the row.
+        generation: the generation of this text alone.
+    """
+
+    def __init__(self, tracker: PositionTracker, row: int, generation: Generation) -> None:
+        super().__init__(tracker, [row])
+        self._generation = generation
+
+    def window(self, window: Window) -> Window:
+        """Return the window that this pass has for the text alone."""
+        if id(self) not in window.notes:
+            assert window.ids is not None
+            generation, ids = self._generation, window.ids[self.rows.to(window.ids.device)]
+            past, ends = generation.columns_read, generation.ends.to(ids.device)
+            window.notes[id(self)] = Window(
+                ends=ends if past == 0 else torch.full_like(ends, -1),
+                real=generation.real.to(ids.device) if past == 0 else torch.ones_like(ids, dtype=torch.bool),
+                past=past,
+                generation=generation,
+                behind=past > 0,
+                ids=ids,
+            )
+            generation.columns_read += ids.shape[1]
+        text_window: Window = window.notes[id(self)]
+        return text_window
+
+
 @contextlib.contextmanager
 def edits_by_row(model: nn.Module, edited: Sequence[nn.Module]) -> Iterator[nn.Module]:
     """Yield a model whose rows, in each pass inside the context, have the edits of their own models.
@@ -54,20 +86,50 @@ def edits_by_row(model: nn.Module, edited: Sequence[nn.Module]) -> Iterator[nn.M
         model: a model without edits, which is yielded.
         edited: for each row, a copy of the model that shares its weights, with edits; or ``model`` itself.
     """
-    places: dict[str, list[tuple[_Group, Attachment]]] = {}
+    groups: list[tuple[nn.Module, _Group]] = []
     for copy in dict.fromkeys(edited):
         tracker = PositionTracker.of(copy)
-        if tracker is None:
-            continue  # without edits
-        group = _Group(tracker, [row for row, of_row in enumerate(edited) if of_row is copy])
-        paths = {module: path for path, module in copy.named_modules()}
-        for attachment in tracker.attachments:
-            places.setdefault(paths[attachment.layer], []).append((group, attachment))
+        if tracker is not None:  # otherwise without edits
+            groups.append((copy, _Group(tracker, [row for row, of_row in enumerate(edited) if of_row is copy])))
+    with _editing_groups(model, groups):
+        yield model
+
+
+@contextlib.contextmanager
+def edits_of_texts(model: nn.Module, edited: Sequence[nn.Module], generations: Sequence[Generation]) -> Iterator[None]:
+    """Let each row of the passes inside the context hold a text with the edits of its own model.
+
+    All edits must act through an :class:`.Attachment`, and on each row independently of the other rows. The first pass
+    of a text reads its prompt; each further one, in this context or another, reads one token.
+
+    Args:
+        model: a model without edits, which runs the passes.
+        edited: for each row, a copy of the model that shares its weights, with edits; or ``model`` itself.
+        generations: for each row, the generation of its text alone. The columns of its prompt are those of the first
+            pass, padding included.
+    """
+    groups: list[tuple[nn.Module, _Group]] = []
+    for row, (copy, generation) in enumerate(zip(edited, generations, strict=True)):
+        tracker = PositionTracker.of(copy)
+        if tracker is not None:
+            groups.append((copy, _Text(tracker, row, generation)))
+    with _editing_groups(model, groups):
+        yield
+
+
+@contextlib.contextmanager
+def _editing_groups(model: nn.Module, groups: Sequence[tuple[nn.Module, _Group]]) -> Iterator[None]:
+    """Attach the edits of copies of a model, each for a group of rows, to the model."""
+    paths = {copy: {module: path for path, module in copy.named_modules()} for copy in dict(groups)}
+    places: dict[str, list[tuple[_Group, Attachment]]] = {}
+    for copy, group in groups:
+        for attachment in group.tracker.attachments:
+            places.setdefault(paths[copy][attachment.layer], []).append((group, attachment))
     with contextlib.ExitStack() as stack:
         for path, edits in places.items():
             replace = functools.partial(_replace_rows, model, edits)
             stack.callback(Attachment(model, model.get_submodule(path), "", replace).detach)
-        yield model
+        yield
 
 
 def _replace_rows(

@@ -166,14 +166,9 @@ class PositionTracker(NotPicklable):
         with self._with_attribute("_lengths", torch.as_tensor(lengths)), self._with_attribute("_notes", notes):
             yield
 
-    def generating(self, real: Tensor, ids: Tensor | None = None) -> contextlib.AbstractContextManager[None]:
-        """Return a context whose passes belong to one call of ``generate``.
-
-        Args:
-            real: which columns of the prompts hold tokens, shape ``(prompts, columns)``.
-            ids: the ids of the prompts' tokens, of the same shape; None if they are not known.
-        """
-        return self._with_attribute("_generation", Generation(real, ids))
+    def generating(self, generation: Generation) -> contextlib.AbstractContextManager[None]:
+        """Return a context whose passes belong to one call of ``generate``, or to a loop that does the same."""
+        return self._with_attribute("_generation", generation)
 
     @contextlib.contextmanager
     def _with_attribute(self, name: str, value: Any) -> Iterator[None]:
@@ -193,7 +188,7 @@ class PositionTracker(NotPicklable):
             mask = mask_from_padding(prompts, model)
         reset_cache(kwargs.get("past_key_values"), prompts)
         ids = None if prompts.is_floating_point() else prompts
-        return self.generating(real_tokens(mask, prompts.shape[0], prompts.shape[1], prompts.device), ids)
+        return self.generating(Generation(real_tokens(mask, prompts.shape[0], prompts.shape[1], prompts.device), ids))
 
     @contextlib.contextmanager
     def _pass_context(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:

@@ -17,6 +17,7 @@ from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.overrides import CallWrapper
 from easyedit_lifelong.models.prompt_positions import PositionTracker
+from easyedit_lifelong.models.windows import Generation
 
 
 class DecoderTracker(PositionTracker):
@@ -33,7 +34,7 @@ class DecoderTracker(PositionTracker):
     def _generate_context(self, *_: Any) -> contextlib.AbstractContextManager[None]:
         """Return the context in which a call of ``generate`` runs."""
         # Each row has one start token. The number of rows is not known yet, but one row can stand for all.
-        return self.generating(torch.ones(1, 1, dtype=torch.bool))
+        return self.generating(Generation(torch.ones(1, 1, dtype=torch.bool)))
 
     def _prompt_ends(self, real: Tensor, past: int, labelled_ends: Tensor) -> Tensor:
         """Return the absolute column of each row's start token, ``(batch,)``; -1 where a pass continues a cache."""

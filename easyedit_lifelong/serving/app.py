@@ -23,7 +23,7 @@ def create_app(engine: Engine, settings: ServerSettings, metrics: Metrics) -> Ap
     Args:
         engine: the engine; the caller closes it.
         settings: the settings.
-        metrics: the metrics, which the engine's ``on_batch`` may share.
+        metrics: the metrics, which the engine's ``on_step`` may share.
     """
     app = Api(
         title="easyedit-lifelong serve",

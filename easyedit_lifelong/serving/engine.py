@@ -1,8 +1,8 @@
 """The engine: one worker thread that owns the model, and a queue of requests and changes.
 
-Requests that wait are generated together, also those of different versions if the method's edits act by row. A change
-(an edit, a deletion, a rollback) runs alone, between two batches, in the order of arrival. So an answer is generated
-wholly under one version of the edits.
+Requests are generated together, also those of different versions if the method's edits act by row. A change (an edit, a
+deletion, a rollback) runs alone, in the order of arrival: what came before it is finished first, what came after it
+begins later. So an answer is generated wholly under one version of the edits.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from easyedit_lifelong.errors import LifelongError
-from easyedit_lifelong.models.load import context_length
-from easyedit_lifelong.models.padding import generation_groups
+from easyedit_lifelong.serving.batches import Batch, open_batch
 from easyedit_lifelong.serving.earlier_versions import MAX_VERSIONS
-from easyedit_lifelong.serving.generation import Row, generate_rows
+from easyedit_lifelong.serving.generation import Row
 from easyedit_lifelong.serving.live_model import LiveModel
 
 LOG = logging.getLogger(__name__)
@@ -95,8 +94,8 @@ class Engine:
     Args:
         live: the model.
         max_waiting: how many requests and changes may wait.
-        max_rows: how many answers a batch may have.
-        on_batch: called after each batch with its number of rows and its seconds.
+        max_rows: how many answers are generated at the same time.
+        on_step: called after each step of a batch with the number of answers that got tokens, and its seconds.
 
     Attributes:
         live: the model. Only functions that run on the worker thread may use it; its log may be read anywhere.
@@ -108,11 +107,11 @@ class Engine:
         *,
         max_waiting: int = 256,
         max_rows: int = 32,
-        on_batch: Callable[[int, float], None] = lambda rows, seconds: None,
+        on_step: Callable[[int, float], None] = lambda rows, seconds: None,
     ) -> None:
         self.live = live
-        self._max_waiting, self._max_rows, self._on_batch = max_waiting, max_rows, on_batch
-        self._context = context_length(live.model)
+        self._max_waiting, self._max_rows, self._on_step = max_waiting, max_rows, on_step
+        self._jobs: list[GenerationJob] = []  # those that are generated now
         self._queue: deque[GenerationJob | _Task] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -175,30 +174,73 @@ class Engine:
                     self._changed.wait()
                 if not self._queue:
                     return
-                first = self._queue[0]
-                if isinstance(first, _Task):
-                    self._queue.popleft()
-                batch = [] if isinstance(first, _Task) else self._take_batch(first)
+                first = self._queue.popleft()
             if isinstance(first, _Task):
                 first.run()
-            elif batch:
-                self._generate(batch)
+            elif not self._end_if_cancelled(first):
+                self._generate(first)
 
-    def _take_batch(self, first: GenerationJob) -> list[GenerationJob]:
-        """Remove from the queue the jobs that can be generated together with the first one.
+    def _generate(self, first: GenerationJob) -> None:
+        """Generate the answers of a job, and of others that join it, until all of them are finished."""
+        try:
+            with open_batch(self.live, self._version_of(first), self._max_rows) as batch:
+                self._begin(first, batch)
+                for job in self._take_jobs(batch, overtaking=True):
+                    self._begin(job, batch)
+                while self._jobs:
+                    began = time.perf_counter()
+                    rows = batch.step()
+                    self._on_step(rows, time.perf_counter() - began)
+                    self._end_finished()
+                    for job in self._take_jobs(batch, overtaking=False) if self._jobs else ():
+                        self._begin(job, batch)
+        except BaseException as error:
+            if not isinstance(error, LifelongError):
+                LOG.exception("a batch failed")
+            for job in [first, *self._jobs]:
+                job.fail(error)
+            self._jobs = []
 
-        Only jobs before the next change are taken. Cancelled jobs are removed, too, and get no answer.
+    def _begin(self, job: GenerationJob, batch: Batch) -> None:
+        """Add the answers of a job to the batch. If its version can't be loaded, only this job fails."""
+        version = self._version_of(job)
+        try:
+            for row in job.rows:
+                batch.add(row, version)
+        except LifelongError as error:
+            job.fail(error)
+            return
+        self._jobs.append(job)
+        job.started.set_result(version)
+
+    def _end_finished(self) -> None:
+        """Tell those who wait which jobs are finished."""
+        finished = [job for job in self._jobs if all(row.finish_reason is not None for row in job.rows)]
+        self._jobs = [job for job in self._jobs if job not in finished]
+        for job in finished:
+            job.finished.set_result(None)
+
+    def _take_jobs(self, batch: Batch, *, overtaking: bool) -> list[GenerationJob]:
+        """Remove from the queue the jobs that can join a batch, up to the next change.
+
+        Cancelled jobs are removed, too, and get no answer.
+
+        Args:
+            batch: the batch.
+            overtaking: whether later jobs are taken if an earlier one can't join. While answers are generated, they
+                aren't: the earlier one would have to wait for as long as others join.
         """
-        batch: list[GenerationJob] = []
-        candidates = list(self._jobs_before_change())
-        for job in candidates:
-            if job.cancelled:
-                self._queue.remove(job)
-                job.fail(ClosedError("the request was cancelled"))
-            elif self._can_mix([first, *batch, job]) and self._fits([*batch, job]):
-                self._queue.remove(job)
-                batch.append(job)
-        return batch
+        taken: list[GenerationJob] = []
+        with self._changed:
+            for job in list(self._jobs_before_change()):
+                if self._end_if_cancelled(job):
+                    self._queue.remove(job)
+                elif self._can_mix([*self._jobs, *taken, job]) and batch.has_room(_rows_of([*taken, job])):
+                    self._queue.remove(job)
+                    taken.append(job)
+                elif not overtaking:
+                    break
+        return taken
 
     def _jobs_before_change(self) -> Iterator[GenerationJob]:
         """Yield the jobs at the beginning of the queue, up to the first change."""
@@ -209,53 +251,20 @@ class Engine:
 
     def _can_mix(self, jobs: Sequence[GenerationJob]) -> bool:
         """Return whether one batch can have the versions of these jobs."""
-        versions = {job.version for job in jobs}
+        versions = {self._version_of(job) for job in jobs}
         return len(versions) == 1 or (self.live.mixes_versions and len(versions) <= MAX_VERSIONS)
 
-    def _fits(self, jobs: Sequence[GenerationJob]) -> bool:
-        """Return whether jobs can be one batch. A single job always can."""
-        if len(jobs) == 1:
-            return True
-        rows = [row for job in jobs for row in job.rows]
-        width = max(len(row.prompt) for row in rows) + max(row.sampling.max_tokens for row in rows)
-        return len(rows) <= self._max_rows and (self._context is None or width <= self._context + 1)
+    def _version_of(self, job: GenerationJob) -> int:
+        """Return the version of a job that begins now."""
+        return self.live.version if job.version is None else job.version
 
-    def _generate(self, batch: Sequence[GenerationJob]) -> None:
-        """Generate the answers of a batch, each under one version."""
-        began = time.perf_counter()
-        rows = [row for job in batch for row in job.rows]
-        present = self.live.version
-        versions = {job: present if job.version is None else job.version for job in batch}
-        version_of_row = {id(row): versions[job] for job in batch for row in job.rows}
-        try:
-            with self.live.at_versions(set(versions.values())) as model_for:
-                for job, version in versions.items():
-                    job.started.set_result(version)
-                for group in self._groups(rows):
-                    # In some models, padding changes the answers.
-                    for numbers in generation_groups(self.live.model, len(group)):
-                        part = [group[number] for number in numbers]
-                        with model_for([version_of_row[id(row)] for row in part]) as model:
-                            generate_rows(model, self.live.tokenizer, part)
-        except BaseException as error:
-            if not isinstance(error, LifelongError):
-                LOG.exception("a batch failed")
-            for job in batch:
-                job.fail(error)
-            return
-        self._on_batch(len(rows), time.perf_counter() - began)
-        for job in batch:
-            job.finished.set_result(None)
+    def _end_if_cancelled(self, job: GenerationJob) -> bool:
+        """Return whether a job was cancelled while it waited; then it gets no answer."""
+        if job.cancelled:
+            job.fail(ClosedError("the request was cancelled"))
+        return job.cancelled
 
-    def _groups(self, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-        """Yield the rows of a batch in groups that fit the model; only a single request can need several."""
-        group: list[Row] = []
-        for row in sorted(rows, key=lambda row: len(row.prompt)):
-            extended = [*group, row]
-            width = max(len(r.prompt) for r in extended) + max(r.sampling.max_tokens for r in extended)
-            too_wide = self._context is not None and width > self._context + 1
-            if group and (too_wide or len(extended) > self._max_rows):
-                yield group
-                extended = [row]
-            group = extended
-        yield group
+
+def _rows_of(jobs: Sequence[GenerationJob]) -> list[Row]:
+    """Return the answers of jobs."""
+    return [row for job in jobs for row in job.rows]

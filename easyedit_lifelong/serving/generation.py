@@ -1,30 +1,19 @@
-"""Generate the answers of several requests in one batch, each with its own settings.
+"""An answer that is being generated: its settings, the choice of its tokens, and its text.
 
-A row's tokens depend on its prompt, its settings and its seed alone. Prompts are padded on the left, and the model's
-``generate`` runs the batch, so that edits find where each prompt ends.
+An answer's tokens depend on its prompt, its settings and its seed alone, not on the other rows of a batch.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
 
 from easyedit_lifelong.evaluation.stopping import end_tokens
-from easyedit_lifelong.models.devices import input_device
-from easyedit_lifelong.models.encoding import pad_rows
-from easyedit_lifelong.models.model_modes import bare_generation_config, evaluating
 from easyedit_lifelong.serving.text_stream import TextStream
 
 
@@ -95,62 +84,57 @@ class Row:
             self.on_text(text)
 
 
-@torch.no_grad()
-def generate_rows(model: Any, tokenizer: Any, rows: Sequence[Row]) -> None:
-    """Generate the answers of a batch of rows. Each row's fields are filled in.
+class Continuation:
+    """Chooses the tokens of one answer, and adds them to its row.
 
     Args:
-        model: the model.
-        tokenizer: its tokenizer.
-        rows: the rows. The longest prompt and the longest answer must fit the model's context together.
-    """
-    pad, ends = tokenizer.pad_token_id or 0, end_tokens(model, tokenizer)
-    ids, mask = pad_rows([row.prompt for row in rows], pad, "left", input_device(model))
-    config = GenerationConfig(
-        max_new_tokens=max(row.sampling.max_tokens for row in rows),
-        do_sample=False,  # ChooseTokens samples, row by row
-        pad_token_id=pad,
-        eos_token_id=sorted(ends) or None,
-    )
-    with evaluating(model), bare_generation_config(model):
-        model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            generation_config=config,
-            logits_processor=LogitsProcessorList([ChooseTokens(rows)]),
-            stopping_criteria=StoppingCriteriaList([FollowRows(rows, tokenizer, ends)]),
-        )
-
-
-class ChooseTokens(LogitsProcessor):
-    """Leaves each row one possible token if the row samples, and records log probabilities.
-
-    Each row has its own random numbers, so that its answer does not depend on the other rows.
-
-    Args:
-        rows: the rows of the batch.
+        row: the row.
+        model: the model that generates it.
+        tokenizer: decodes its tokens.
     """
 
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self._rows = rows
-        self._random = [_random_numbers(row.sampling.seed) for row in rows]
+    def __init__(self, row: Row, model: Any, tokenizer: Any) -> None:
+        def decode(tokens: list[int]) -> str:
+            text: str = tokenizer.decode(tokens, skip_special_tokens=True)
+            return text
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return the scores, shape ``(rows, vocabulary)``, in which sampled rows have one finite entry."""
-        chosen = scores.clone()
-        for number, (row, random) in enumerate(zip(self._rows, self._random, strict=True)):
-            samples = row.sampling.temperature > 0
-            if row.finish_reason is not None or (not samples and row.sampling.logprobs is None):
-                continue
-            if samples:
-                token = sample(scores[number], row.sampling, random)
-                chosen[number] = -torch.inf
-                chosen[number, token] = 0.0
-            else:
-                token = int(scores[number].argmax())
-            if row.sampling.logprobs is not None:
-                row.logprobs.append(_logprob(scores[number], token, row.sampling.logprobs))
-        return chosen
+        self.row = row
+        self._ends = end_tokens(model, tokenizer)
+        self._stream = TextStream(decode, row.sampling.stop)
+        self._random = _random_numbers(row.sampling.seed)
+
+    def choose(self, logits: Tensor, most_probable: int) -> int:
+        """Return the next token, and record its log probability if the row asks for it.
+
+        Args:
+            logits: shape ``(vocabulary,)``.
+            most_probable: the token with the largest logit.
+        """
+        sampling, token = self.row.sampling, most_probable
+        if sampling.temperature > 0:
+            token = sample(logits, sampling, self._random)
+        if sampling.logprobs is not None:
+            self.row.logprobs.append(_logprob(logits, token, sampling.logprobs))
+        return token
+
+    def add(self, token: int) -> None:
+        """Add a token to the row. Its ``finish_reason`` is set if it ends."""
+        row, stream = self.row, self._stream
+        if row.cancelled:
+            row.finish_reason = "cancelled"
+            return
+        if token in self._ends:
+            row.logprobs = row.logprobs[: len(row.tokens)]
+            row.add_text(stream.finish())
+            row.finish_reason = "stop"
+            return
+        row.tokens.append(token)
+        row.add_text(stream.push(token))
+        if stream.stopped:
+            row.finish_reason = "stop"
+        elif len(row.tokens) >= row.sampling.max_tokens:
+            row.add_text(stream.finish())
+            row.finish_reason = "length"
 
 
 def sample(logits: Tensor, sampling: Sampling, random: torch.Generator) -> int:
@@ -170,49 +154,6 @@ def sample(logits: Tensor, sampling: Sampling, random: torch.Generator) -> int:
     total = total[kept]
     point = torch.rand(1, generator=random, dtype=torch.float64) * total[-1]
     return int(tokens[min(int(torch.searchsorted(total, point, right=True)), len(total) - 1)])
-
-
-class FollowRows(StoppingCriteria):
-    """Adds each new token to its row, and tells which rows are finished.
-
-    Args:
-        rows: the rows of the batch.
-        tokenizer: decodes their tokens.
-        ends: the tokens that end a text.
-    """
-
-    def __init__(self, rows: Sequence[Row], tokenizer: Any, ends: set[int]) -> None:
-        def decode(tokens: list[int]) -> str:
-            text: str = tokenizer.decode(tokens, skip_special_tokens=True)
-            return text
-
-        self._rows, self._ends = rows, ends
-        self._streams = [TextStream(decode, row.sampling.stop) for row in rows]
-
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        """Return whether each row is finished, shape ``(rows,)``; ``input_ids`` have shape ``(rows, tokens)``."""
-        for row, stream, token in zip(self._rows, self._streams, input_ids[:, -1].tolist(), strict=True):
-            if row.finish_reason is None:
-                self._add(row, stream, token)
-        return torch.tensor([row.finish_reason is not None for row in self._rows], device=input_ids.device)
-
-    def _add(self, row: Row, stream: TextStream, token: int) -> None:
-        """Add a token to a row that is not finished."""
-        if row.cancelled:
-            row.finish_reason = "cancelled"
-            return
-        if token in self._ends:
-            row.logprobs = row.logprobs[: len(row.tokens)]
-            row.add_text(stream.finish())
-            row.finish_reason = "stop"
-            return
-        row.tokens.append(token)
-        row.add_text(stream.push(token))
-        if stream.stopped:
-            row.finish_reason = "stop"
-        elif len(row.tokens) >= row.sampling.max_tokens:
-            row.add_text(stream.finish())
-            row.finish_reason = "length"
 
 
 def _random_numbers(seed: int | None) -> torch.Generator:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from easyedit_lifelong.data.joiners import joiner_of, joiners_by_prompt, with_joiner
@@ -43,6 +43,7 @@ class LiveModel:
 
     Attributes:
         model: the model, as of the present version.
+        base: a copy of the model without edits, which shares its weights.
         tokenizer: its tokenizer.
         log: the folder.
         name: the name of the model.
@@ -66,9 +67,9 @@ class LiveModel:
         self._state: StateFolder = method.state
         self._measured = MeasuredEdits(tokenizer, joiner_of(hparams))
         self._recent = RecentEdits(model, tokenizer, method, self._measured)
-        self._base = copy_sharing_weights(model)
+        self.base = copy_sharing_weights(model)
         self._fingerprint = model_fingerprint(model) if method.edits_by_row else None  # others write into weights
-        self._earlier = EarlierVersions(self._base, self._load_onto)
+        self._earlier = EarlierVersions(self.base, self._load_onto)
         self._broken: Exception | None = None
         if method.prepare is not None:
             method.prepare(model, tokenizer, hparams, None)
@@ -103,9 +104,9 @@ class LiveModel:
             yield self.model
         elif not self.log.ids_at(version):
             with without_edits(self.model):  # methods that write into weights restore them
-                yield self._base
+                yield self.base
         elif self.mixes_versions:
-            yield self._model_of(version)
+            yield self.of_version(version)
         else:
             try:
                 self._load(version)
@@ -118,28 +119,34 @@ class LiveModel:
         """Whether one batch can have rows of different versions."""
         return self._method.edits_by_row
 
-    @contextlib.contextmanager
-    def at_versions(
-        self, versions: Collection[int]
-    ) -> Iterator[Callable[[Sequence[int]], contextlib.AbstractContextManager[Any]]]:
-        """Yield a function that returns, for the version of each row of a batch, the context of the model to run.
+    def of_version(self, version: int) -> Any:
+        """Return the model of a version, which shares the weights of :attr:`base`; only if :attr:`mixes_versions`.
+
+        Raises:
+            NotServableError: the model could not be restored after an earlier failure.
+            RunError: the version can't be loaded.
+        """
+        self._check_usable()
+        if version == self.version:
+            return self.model
+        count = len(self.log.ids_at(version))
+        return self._earlier.model((self.log.versions[version].state, count), version) if count else self.base
+
+    def of_rows(self, versions: Sequence[int]) -> contextlib.AbstractContextManager[Any]:
+        """Return the context of a model whose rows have these versions; only if :attr:`mixes_versions`.
 
         Args:
-            versions: the versions that rows can have; several only if :attr:`mixes_versions`, and no more than
+            versions: the version of each row; no more different ones than
                 :data:`~easyedit_lifelong.serving.earlier_versions.MAX_VERSIONS`.
 
         Raises:
             NotServableError: the model could not be restored after an earlier failure.
             RunError: a version can't be loaded.
         """
-        if len(versions) == 1:
-            (version,) = versions
-            with self.at(version) as model:
-                yield lambda _: contextlib.nullcontext(model)
-            return
-        self._check_usable()
-        models = {version: self._model_of(version) for version in versions}
-        yield lambda rows: edits_by_row(self._base, [models[version] for version in rows])
+        models = {version: self.of_version(version) for version in set(versions)}
+        if len(models) == 1:
+            return contextlib.nullcontext(models[versions[0]])
+        return edits_by_row(self.base, [models[version] for version in versions])
 
     def add(self, requests: Sequence[EditRequest], who: str) -> AddedEdits:
         """Edit the model with all requests, or with none if one fails. The edits are on disk when this returns.
@@ -274,13 +281,6 @@ class LiveModel:
         """Put the edits of a version on a model without edits."""
         folder = self.log.state_folder(self.log.versions[version].state)
         self._state.load(model, self.tokenizer, self._hparams, folder, self.log.ids_at(version), self._fingerprint)
-
-    def _model_of(self, version: int) -> Any:
-        """Return a model with the edits of a version, of a method whose edits act by row."""
-        if version == self.version:
-            return self.model
-        count = len(self.log.ids_at(version))
-        return self._earlier.model((self.log.versions[version].state, count), version) if count else self._base
 
     def _restore(self) -> None:
         """Load the present version. If that fails, the model can't be used any more."""

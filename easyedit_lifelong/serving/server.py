@@ -45,16 +45,16 @@ def running_engine(
 
     Args:
         live: the model.
-        metrics: counts the batches.
+        metrics: counts the steps.
         max_waiting: how many requests and changes may wait.
-        max_rows: how many answers a batch may have.
+        max_rows: how many answers are generated at the same time.
     """
 
     def count(rows: int, seconds: float) -> None:
-        metrics.count("batch_rows_total", rows)
-        metrics.observe("batch_seconds", seconds)
+        metrics.count("step_rows_total", rows)
+        metrics.observe("step_seconds", seconds)
 
-    engine = Engine(live, max_waiting=max_waiting, max_rows=max_rows, on_batch=count)
+    engine = Engine(live, max_waiting=max_waiting, max_rows=max_rows, on_step=count)
     try:
         yield engine
     finally:

@@ -10,6 +10,7 @@ from transformers import DynamicCache, GenerationConfig
 
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.models.prompt_positions import PositionTracker
+from easyedit_lifelong.models.windows import Generation
 from tests.support.position_recorder import LONG, PAD, SHORT, PositionRecorder, greedy_config, padded_batch
 from tests.support.tiny_models import build_model
 
@@ -73,7 +74,7 @@ def test_sampling_repeats_the_prompt_end_for_each_returned_sequence(recorder: Po
 
 def test_a_pass_with_another_number_of_rows_than_prompts_is_refused(recorder: PositionRecorder) -> None:
     with (
-        recorder.tracker.generating(torch.ones(2, 2, dtype=torch.bool)),
+        recorder.tracker.generating(Generation(torch.ones(2, 2, dtype=torch.bool))),
         pytest.raises(EditError, match="3 rows for 2 prompts"),
     ):
         recorder.model(input_ids=torch.tensor([LONG] * 3))

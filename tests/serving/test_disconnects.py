@@ -43,9 +43,9 @@ def test_a_request_whose_client_has_gone_is_not_generated(tmp_path: Path, stream
         finally:
             release.set()
         engine.run(lambda: None).result(WAIT)  # after the request, if that is generated
-        assert "batch_rows_total" not in metrics(url)
+        assert "step_rows_total" not in metrics(url)
         assert httpx.post(f"{url}/v1/completions", json={**body, "stream": False}, timeout=WAIT).status_code == 200
-        assert "batch_rows_total 1" in metrics(url)
+        assert "step_rows_total" in metrics(url)
 
 
 HEADERS = b"Host: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -1,4 +1,4 @@
-"""The engine: waiting requests are one batch, a change never crosses a batch, the queue is bounded and drained."""
+"""The engine: requests join the running ones, a change never meets a running one, the queue is bounded and drained."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.serving.engine import ClosedError, Engine, GenerationJob, QueueFullError
 from easyedit_lifelong.serving.generation import Row, Sampling
 from easyedit_lifelong.serving.live_model import LiveModel
@@ -27,8 +27,8 @@ def live(tmp_path: Path) -> Iterator[LiveModel]:
         yield model
 
 
-class Batches(list[int]):
-    """The number of rows of each batch."""
+class Steps(list[int]):
+    """The number of rows of each step."""
 
     def add(self, rows: int, _: float) -> None:
         self.append(rows)
@@ -57,8 +57,8 @@ def block(engine: Engine) -> threading.Event:
 
 
 def test_waiting_requests_are_generated_together_up_to_the_next_change(live: LiveModel) -> None:
-    batches = Batches()
-    engine = Engine(live, max_rows=4, on_batch=batches.add)
+    steps = Steps()
+    engine = Engine(live, max_rows=4, on_step=steps.add)
     release = block(engine)
     before = [engine.generate(rows(prompt)) for prompt in PROMPTS[:3]]
     edit = engine.run(lambda: live.add(requests(0), "key"))
@@ -67,7 +67,8 @@ def test_waiting_requests_are_generated_together_up_to_the_next_change(live: Liv
     release.set()
     assert edit.result(WAIT).version.number == 1
     assert [result(job)[0] for job in [*before, *after, *pinned]] == [0, 0, 0, 1, 1, 0, 1]
-    assert batches == [3, 4, 3], "the last request fits the batch of the first; a pinned version joins the next one"
+    assert steps[0] == 3, "the three before the change"
+    assert max(steps) == 4, "the three after it, and the pinned one; two more do not fit"
     texts = [result(job)[1][0] for job in (before[0], after[0], *pinned)]
     assert texts[0] == texts[2] != texts[1] == texts[3]
     engine.close()
@@ -80,17 +81,73 @@ def test_a_request_for_more_answers_than_a_batch_has_rows_is_split(live: LiveMod
     engine.close()
 
 
-def test_a_long_prompt_and_a_long_answer_are_not_one_batch(live: LiveModel) -> None:
-    batches = Batches()
-    engine = Engine(live, on_batch=batches.add)
+def test_a_request_joins_those_that_run_and_a_short_answer_does_not_wait_for_a_long_one(live: LiveModel) -> None:
+    engine = Engine(live)
+    long, short = rows(OTHER_PROMPTS[0], max_tokens=50), rows(PROMPTS[0], max_tokens=2)
+    ends: list[str] = []
+    joined: list[GenerationJob] = []
+
+    def join(_: str) -> None:
+        long[0].on_text = None
+        joined.append(engine.generate(short))
+        joined[0].finished.add_done_callback(lambda _: ends.append("short"))
+
+    long[0].on_text = join  # at its first token
+    first = engine.generate(long)
+    first.finished.add_done_callback(lambda _: ends.append("long"))
+    texts = [result(first)[1], result(joined[0])[1]]
+    assert ends == ["short", "long"] and len(long[0].tokens) > len(short[0].tokens)
+    assert texts == [
+        result(engine.generate(rows(OTHER_PROMPTS[0], max_tokens=50)))[1],
+        result(engine.generate(rows(PROMPTS[0], max_tokens=2)))[1],
+    ]
+    engine.close()
+
+
+def test_later_requests_wait_behind_one_that_does_not_fit_and_behind_a_change(live: LiveModel) -> None:
+    engine, ends = Engine(live, max_rows=2), list[str]()
+    long = rows(OTHER_PROMPTS[0], max_tokens=30)
+    waiting: list[Any] = []
+
+    def note(name: str) -> Any:
+        return lambda _: ends.append(name)
+
+    def submit(_: str) -> None:
+        long[0].on_text = None
+        waiting.extend([engine.generate(rows(PROMPTS[0], 2)), engine.generate(rows(PROMPTS[1]))])
+        edit = engine.run(lambda: live.add(requests(0), "key"))
+        waiting.append(engine.generate(rows(PROMPTS[0])))
+        edit.add_done_callback(note("edit"))
+        for name, job in zip(("two", "one", "after"), waiting, strict=True):
+            job.finished.add_done_callback(note(name))
+
+    long[0].on_text = submit
+    first = engine.generate(long)
+    first.finished.add_done_callback(note("long"))
+    assert result(first)[0] == 0
+    assert [result(job)[0] for job in waiting] == [0, 0, 1]
+    assert ends.index("long") < ends.index("two") and ends.index("one") < ends.index("edit") < ends.index("after")
+    engine.close()
+
+
+def test_a_version_that_can_not_be_loaded_fails_its_own_request_only(
+    live: LiveModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live.add(requests(0), "key")
+    live.add(requests(1), "key")
+
+    def fail(*_: Any) -> None:
+        raise RunError("damaged")
+
+    monkeypatch.setattr(live._earlier, "model", fail)
+    engine = Engine(live)
     release = block(engine)
-    jobs = [engine.generate(rows("the " * 55)), engine.generate(rows("the", max_tokens=50))]
+    jobs = [engine.generate(rows(PROMPTS[0]), version) for version in (None, 1, 0)]
     release.set()
-    for job in jobs:
-        result(job)
-    assert batches == [1, 1]
-    both = [*rows("the " * 55), *rows("the", max_tokens=50)]  # of one request, in groups
-    assert result(engine.generate(both))[1] == [result(job)[1][0] for job in jobs]
+    assert [result(jobs[0])[0], result(jobs[2])[0]] == [2, 0]
+    for future in (jobs[1].started, jobs[1].finished):
+        with pytest.raises(RunError, match="damaged"):
+            future.result(WAIT)
     engine.close()
 
 

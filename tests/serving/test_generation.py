@@ -9,7 +9,8 @@ import torch
 
 from easyedit_lifelong import apply_grace_to_model
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.serving.generation import Row, Sampling, generate_rows, sample
+from easyedit_lifelong.serving.generation import Row, Sampling, sample
+from easyedit_lifelong.serving.whole_batches import generate_rows
 from tests.support.served_models import OTHER_PROMPTS, PROMPTS, grace, requests
 from tests.support.tiny_models import build_model, build_tokenizer
 

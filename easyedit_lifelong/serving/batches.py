@@ -1,0 +1,58 @@
+"""Open the kind of batch that fits a model and a method."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from easyedit_lifelong.models.plain_models import is_plain
+from easyedit_lifelong.models.row_cache import can_cache_rows
+from easyedit_lifelong.serving.continuous_batch import ContinuousBatch
+from easyedit_lifelong.serving.generation import Row
+from easyedit_lifelong.serving.live_model import LiveModel
+from easyedit_lifelong.serving.whole_batches import WholeBatch
+
+
+class Batch(Protocol):
+    """Answers that are generated together."""
+
+    def has_room(self, rows: Sequence[Row]) -> bool:
+        """Return whether these answers can be generated together with the present ones."""
+
+    def add(self, row: Row, version: int) -> None:
+        """Add an answer of a version."""
+
+    def step(self) -> int:
+        """Generate a token of each answer, or several; return the number of answers. The rows are updated."""
+
+
+@contextlib.contextmanager
+def open_batch(live: LiveModel, version: int, max_rows: int) -> Iterator[Batch]:
+    """Yield an empty batch. Until the end of the context, the edits of the model must not change.
+
+    Answers join a running batch if the edits act by row, or are in the weights alone, and if the model's cache allows
+    it. Otherwise they begin together.
+
+    Args:
+        live: the model.
+        version: the version of all answers, unless the model mixes versions.
+        max_rows: how many answers can be generated at the same time.
+
+    Raises:
+        NotServableError: the model could not be restored after an earlier failure.
+        RunError: the version can't be loaded.
+    """
+    tokenizer = live.tokenizer
+    if live.mixes_versions:
+        if not can_cache_rows(live.base):
+            yield WholeBatch(live.of_rows, live.base, tokenizer, max_rows)
+            return
+        with contextlib.closing(ContinuousBatch(live.base, live.of_version, tokenizer, max_rows)) as batch:
+            yield batch
+        return
+    with live.at(version) as model:
+        if is_plain(model) and can_cache_rows(model):
+            yield ContinuousBatch(model, lambda _: model, tokenizer, max_rows)
+        else:
+            yield WholeBatch(lambda _: contextlib.nullcontext(model), model, tokenizer, max_rows)

@@ -1,0 +1,35 @@
+"""Run a function in a thread that ends with it.
+
+OpenMP, which torch uses on a CPU, keeps a pool of threads for every thread that has run a parallel operation, until
+that thread ends. While there are more of these threads than cores, each waits for work by sleeping and not by spinning,
+so that every operation takes longer: a batch of four answers of SmolLM2-135M took 1.35 s instead of 1.05 s on two
+cores. So the thread that loads a model must end before the engine's thread runs the model.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+def in_short_thread(function: Callable[[], Result]) -> Result:
+    """Return the result of a function that runs in a new thread; an error of it is raised here.
+
+    A signal interrupts the wait, but not the function: the process must end then.
+    """
+    result: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(function())
+        except BaseException as error:
+            result.set_exception(error)
+
+    thread = threading.Thread(target=run, name="easyedit-lifelong-load", daemon=True)
+    thread.start()
+    thread.join()
+    return result.result()

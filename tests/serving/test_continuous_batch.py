@@ -1,0 +1,129 @@
+"""Answers that join a running batch and leave it: each is that of its version alone, whatever runs beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from easyedit_lifelong.models.prompt_positions import PositionTracker
+from easyedit_lifelong.serving.batches import open_batch
+from easyedit_lifelong.serving.continuous_batch import ContinuousBatch
+from easyedit_lifelong.serving.generation import Row, Sampling
+from easyedit_lifelong.serving.live_model import LiveModel
+from easyedit_lifelong.serving.whole_batches import WholeBatch, generate_rows
+from tests.serving.test_mixed_versions import HPARAMS, five_versions, prompts
+from tests.support.corpus import write_corpus
+from tests.support.served_models import PROMPTS, fine_tuning, live_model, requests
+from tests.support.tiny_models import build_tokenizer
+
+TOKENIZER = build_tokenizer()
+SETTINGS: list[dict[str, Any]] = [
+    {"max_tokens": 7},
+    {"max_tokens": 1},
+    {"max_tokens": 9, "temperature": 1.0, "seed": 1},
+    {"max_tokens": 5, "temperature": 0.7, "top_p": 0.8, "seed": 2, "logprobs": 2},
+    {"max_tokens": 6, "stop": ("winter", "of"), "logprobs": 0},
+]
+
+
+def rows() -> list[Row]:
+    """Rows of different prompts, lengths and settings."""
+    return [Row(prompt, Sampling(**SETTINGS[n % len(SETTINGS)])) for n, prompt in enumerate(prompts())]
+
+
+def versions(live: LiveModel) -> list[int]:
+    """A version for each row: all of them occur."""
+    return [(5 * n) % (live.version + 1) for n in range(len(rows()))]
+
+
+def alone(live: LiveModel) -> list[Row]:
+    """The same rows, generated one by one by the model of their version."""
+    answers = rows()
+    for row, version in zip(answers, versions(live), strict=True):
+        with live.at(version) as model:
+            generate_rows(model, TOKENIZER, [row])
+    return answers
+
+
+def fields(row: Row) -> tuple[Any, ...]:
+    return row.tokens, row.text, row.finish_reason, [entry.token for entry in row.logprobs]
+
+
+@pytest.mark.parametrize(("max_rows", "at_once"), [(32, 1), (2, 1), (32, 3), (5, 20)])
+@pytest.mark.parametrize("method", HPARAMS)
+def test_answers_of_all_versions_that_arrive_at_different_times(
+    tmp_path: Path, method: str, max_rows: int, at_once: int
+) -> None:
+    write_corpus(tmp_path)
+    with five_versions(tmp_path, HPARAMS[method](tmp_path)) as live:
+        expected, answers = alone(live), rows()
+        with open_batch(live, live.version, max_rows) as batch:
+            assert isinstance(batch, ContinuousBatch)
+            steps = []
+            for number, (row, version) in enumerate(zip(answers, versions(live), strict=True), 1):
+                batch.add(row, version)
+                if number % at_once == 0:
+                    steps.append(batch.step())
+            while any(row.finish_reason is None for row in answers):
+                steps.append(batch.step())
+            assert batch.step() == 0
+        assert 1 < max(steps) <= max_rows
+        assert [fields(row) for row in answers] == [fields(row) for row in expected]
+        for row, other in zip(answers, expected, strict=True):
+            for got, wanted in zip(row.logprobs, other.logprobs, strict=True):
+                assert got.logprob == pytest.approx(wanted.logprob, abs=1e-4)
+        assert PositionTracker.of(live.base) is None, "nothing stays on the base model"
+
+
+def test_a_prompt_is_read_by_the_unedited_model_while_edited_answers_run(tmp_path: Path) -> None:
+    with live_model(tmp_path) as live:
+        live.add(requests(0), "key")
+        prompt = TOKENIZER(PROMPTS[0])["input_ids"]
+        unedited, edited, plain = (Row(prompt, Sampling(max_tokens=8)) for _ in range(3))
+        with live.at(0) as base:
+            generate_rows(base, TOKENIZER, [unedited])
+        with open_batch(live, 1, 8) as batch:
+            batch.add(edited, 1)
+            batch.step()
+            assert edited.finish_reason is None, "it must run when the other one arrives"
+            batch.add(plain, 0)
+            while plain.finish_reason is None:
+                batch.step()
+        assert fields(plain) == fields(unedited)
+        assert edited.tokens[0] != (plain.tokens or [None])[0]
+
+
+def test_a_cancelled_answer_leaves_and_the_others_go_on(tmp_path: Path) -> None:
+    with live_model(tmp_path) as live:
+        live.add(requests(0), "key")
+        expected, kept, cancelled = (Row(TOKENIZER(PROMPTS[0])["input_ids"], Sampling(max_tokens=8)) for _ in range(3))
+        generate_rows(live.model, TOKENIZER, [expected])
+        with open_batch(live, 1, 8) as batch:
+            for row in (cancelled, kept):
+                batch.add(row, 1)
+            assert batch.step() == 2 and len(kept.tokens) == len(cancelled.tokens) == 1
+            cancelled.cancelled = True
+            assert [batch.step(), batch.step()] == [2, 1]
+            while kept.finish_reason is None:
+                batch.step()
+        assert cancelled.finish_reason == "cancelled" and kept.tokens == expected.tokens
+
+
+def test_edits_in_weights_are_continued_and_hooks_that_do_not_act_by_row_are_not(tmp_path: Path) -> None:
+    with live_model(tmp_path / "weights", fine_tuning()) as live:
+        live.add(requests(0), "key")
+        expected = Row(TOKENIZER(PROMPTS[0])["input_ids"], Sampling(max_tokens=5))
+        generate_rows(live.model, TOKENIZER, [expected])
+        for version in (0, 1):
+            row = Row(expected.prompt, expected.sampling)
+            with open_batch(live, version, 8) as batch:
+                assert isinstance(batch, ContinuousBatch)
+                batch.add(row, version)
+                while row.finish_reason is None:
+                    batch.step()
+            assert (row.tokens == expected.tokens) == (version == 1)
+        live.model.model.layers[0].register_forward_hook(lambda *_: None)
+        with open_batch(live, 1, 8) as batch:
+            assert isinstance(batch, WholeBatch)
