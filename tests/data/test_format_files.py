@@ -207,8 +207,11 @@ def test_an_invalid_format_file_is_refused_with_its_key(tmp_path: Path, values: 
 
 
 def test_a_missing_format_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gone\.yaml: no such format file"):
+    with pytest.raises(DataError, match=r"gone\.yaml: no such format file\.") as caught:
         reader_of("facts.json", str(tmp_path / "gone.yaml"))
+    message = str(caught.value)
+    assert "docs/data.md" in message
+    assert all(name in message for name in ("json", "zsre", "counterfact"))
 
 
 def test_a_format_file_has_a_task(tmp_path: Path) -> None:
