@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
+from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.reporting.console_tables import answer_table, score_table
 
 
@@ -38,3 +40,28 @@ def test_the_unedited_models_score_is_shown_in_the_same_row() -> None:
     assert rows["TRR"][:2] == ["0.625", "0.500"]
     assert rows["ES"][:2] == ["1.000", "teacher-forced"]
     assert "TRR_before" not in rows
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_narrow_terminal_has_each_metrics_scores_in_one_line_and_its_definition_below(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width)
+    names = ("ES", "ERR", "TRR", "generation_match_rephrase", "neighborhood_magnitude")
+    scores = dict.fromkeys((*names, "TRR_before", "generation_match_rephrase_before"), 0.5)
+    score_table(console, scores, "title")
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= width
+    for name in names:
+        row = next(number for number, line in enumerate(lines) if line.split()[:1] == [name])
+        before = ["0.500"] if f"{name}_before" in scores else []
+        assert lines[row].split() == [name, *before, "0.500", METRICS[name].kind]
+        definition = METRICS[name].meaning.split()
+        assert all(line.startswith("  ") for line in lines[row + 1 : row + 2])
+        assert " ".join(lines[row + 1 : row + 4]).split()[: len(definition)] == definition
+    assert len(lines) <= 2 + 3 * len(names)
+
+
+def test_counts_are_whole_numbers() -> None:
+    console = _console()
+    score_table(console, {"n_keys": 100.0, "edits_per_key": 1.25}, "title")
+    rows = {line.split()[0]: line.split()[1:2] for line in console.export_text().splitlines()}
+    assert (rows["n_keys"], rows["edits_per_key"]) == (["100"], ["1.250"])
