@@ -64,10 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
         highlight=False,
     )
     model, tokenizer = load_model_for(hparams)
+    check_method(method, model, tokenizer, hparams)
     usable, skipped = usable_requests(
         method, model, tokenizer, hparams, requests, Scorer(tokenizer), skip=arguments.skip_unusable
     )
-    check_method(method, model, tokenizer, hparams)
     edited = _edit_batches(console, method, model, tokenizer, usable, hparams)
     if not edited:
         raise EditError("every batch failed; there is no scope to study")
