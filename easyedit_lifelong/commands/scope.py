@@ -24,6 +24,7 @@ from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.console_tables import plain_table
 from easyedit_lifelong.reporting.progress import edit_progress
 from easyedit_lifelong.reporting.scope_plot import scope_svg
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         limit=arguments.edits,
     )
     console.print(
-        f"{method.name} on {hparams.model_name}: {len(requests)} edits from {arguments.data}, "
+        f"{method.name} on {hparams.model_name}: {counted(len(requests), 'edit')} from {arguments.data}, "
         f"batches of {hparams.batch_size}",
         highlight=False,
     )

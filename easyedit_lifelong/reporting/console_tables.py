@@ -26,6 +26,8 @@ _TIMES = {
     "scoring": "seconds_scoring",
     "writing": "seconds_io",
 }
+_LEAST_REST = 0.1
+"""The least time outside of the parts above that is shown, in seconds."""
 _MEMORY = {"peak_process": "of memory at most", "saved_per_edit": "on disk an edit"}
 
 
@@ -110,11 +112,16 @@ def harness_table(console: Console, results: Mapping[str, Mapping[str, Mapping[s
 def closing_lines(console: Console, summary: Mapping[str, Any], out: Path) -> None:
     """Print the costs of a run, the numbers of failed and skipped requests, and the folder of the results."""
     timing, memory = summary["timing"], summary.get("memory", {})
-    times = [f"{name} {duration_text(timing[key])}" for name, key in _TIMES.items() if timing.get(key)]
+    seconds = {name: timing[key] for name, key in _TIMES.items() if timing.get(key)}
+    rest = timing["seconds_total"] - sum(seconds.values())
+    if rest >= _LEAST_REST:
+        seconds["other"] = rest
+    times = [f"{name} {duration_text(part)}" for name, part in seconds.items()]
     costs = [f"{duration_text(timing['seconds_total'])} ({', '.join(times)})"]
     costs += [f"{byte_text(memory[key])} {what}" for key, what in _MEMORY.items() if key in memory]
     lines = (
-        f"\n{timing['seconds_per_edit']:.2f} s an edit; {summary['n_failed']} failed, {summary['n_skipped']} skipped.",
+        f"\n{timing['seconds_per_edit']:.2f} s an edit (mean); "
+        f"{summary['n_failed']} failed, {summary['n_skipped']} skipped.",
         f"{'; '.join(costs)}.",
         f"Results: {out}",
     )

@@ -179,7 +179,7 @@ def usable_requests(
         else:
             usable += group
     if not usable:
-        raise DataError(f"none of the {len(requests)} requests can be used; the first: {skipped[0]['reason']}")
+        raise DataError(f"none of the requests ({len(requests)}) can be used; the first: {skipped[0]['reason']}")
     if skipped:
         LOG.warning("%d of %d requests can't be used and are left out", len(skipped), len(requests))
     return usable, skipped

@@ -58,7 +58,7 @@ def test_a_run_writes_its_summary_and_prints_its_scores(consecutive_cli: RunComm
         "batches of 2",
         summary["protocol"],
         "3/3 edits",
-        "s an edit; 0 failed",
+        "s an edit (mean); 0 failed",
     ):
         assert word in " ".join(out.split())
     assert (consecutive_cli.out / "metrics.csv").exists()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from easyedit_lifelong.evaluation.metrics import METRICS
-from easyedit_lifelong.reporting.console_tables import answer_table, score_table
+from easyedit_lifelong.reporting.console_tables import answer_table, closing_lines, score_table
 
 
 def _console() -> Console:
@@ -58,6 +59,16 @@ def test_a_narrow_terminal_has_each_metrics_scores_in_one_line_and_its_definitio
         assert all(line.startswith("  ") for line in lines[row + 1 : row + 2])
         assert " ".join(lines[row + 1 : row + 4]).split()[: len(definition)] == definition
     assert len(lines) <= 2 + 3 * len(names)
+
+
+def test_the_parts_of_the_time_add_up() -> None:
+    timing = {"seconds_per_edit": 0.5, "seconds_editing": 1.0, "seconds_scoring": 2.0, "seconds_total": 4.5}
+    summary = {"n_failed": 0, "n_skipped": 0, "timing": timing}
+    console = _console()
+    closing_lines(console, summary, Path("out"))
+    lines = console.export_text()
+    assert "0.50 s an edit (mean); 0 failed, 0 skipped." in lines
+    assert "4.5 s (editing 1.0 s, scoring 2.0 s, other 1.5 s)." in lines
 
 
 def test_counts_are_whole_numbers() -> None:
