@@ -152,9 +152,10 @@ def execute(
 def _warn_of_scorings_beyond(plan: Plan, n_edits: int) -> None:
     """Log a warning if the schedule names numbers of edits that a run of ``n_edits`` edits does not reach."""
     if beyond := plan.schedule.beyond(n_edits):
+        source = plan.experiment.source
         LOG.warning(
-            "%s: the run has %s, so edits are not scored after %s; they are scored after the last one",
-            plan.experiment.setting("schedule.at", "--eval-at"),
+            "%sthe run has %s, so edits are not scored after %s; they are scored after the last one",
+            f"{source}, schedule.at: " if source else "",
             counted(n_edits, "edit"),
             ", ".join(map(str, beyond)),
         )

@@ -47,7 +47,7 @@ def test_scorings_that_never_come_are_reported(lifelong_cli: RunCommand, caplog:
     code, _, err = lifelong_cli.run("--eval-at", "1,3,50,100")
     assert code == 0, err
     message = "the run has 3 edits, so edits are not scored after 50, 100; they are scored after the last one"
-    assert [text for text in caplog.messages if "--eval-at" in text] == [f"--eval-at: {message}"]
+    assert [text for text in caplog.messages if "scored" in text] == [message]
 
 
 def test_options_reach_the_run(lifelong_cli: RunCommand, checkpoint: Path, tmp_path: Path) -> None:
