@@ -11,6 +11,7 @@ import pytest
 
 from easyedit_lifelong import DataError, EditMethod, EditRequest, GraceHyperParams, ModelError, get_plugins
 from easyedit_lifelong.commands.capabilities import CAPABILITIES, capabilities_of
+from easyedit_lifelong.models.model_kinds import ModelKind
 from tests.conformance.method_cases import CASES, MethodCase
 from tests.support.architectures import ARCHITECTURES, tokenizer_like_t5, untrained
 from tests.support.command_line import call
@@ -49,6 +50,17 @@ def accepts(row: str, kind: str) -> bool:
             raise
         return False
     return True
+
+
+@pytest.mark.parametrize("row", [name for name in METHODS if name != "GRACE"])
+def test_a_method_that_refuses_a_kind_of_model_names_those_that_edit_it(row: str) -> None:
+    check = case_of(row).method.check
+    assert check is not None
+    for name, kind in (("t5", ModelKind.SEQ2SEQ), ("bert", ModelKind.CLASSIFIER)):
+        with pytest.raises(ModelError) as caught:
+            check(untrained(name), tokenizer_like_t5(), case_of(row).hparams())
+        assert str(caught.value).startswith(f"{row} edits causal language models; ")
+        assert f"Methods that edit a {kind.value}: GRACE (docs/methods.md)." in str(caught.value)
 
 
 def needs_subject(row: str) -> bool:
@@ -95,6 +107,9 @@ def test_the_page_says_which_models_and_requests_a_method_accepts() -> None:
     for row, (causal, seq2seq, classifier, subject, _, page) in table.items():
         expected = [True, accepts(row, "t5"), accepts(row, "bert"), needs_subject(row)]
         assert [causal, seq2seq, classifier, subject] == [mark(value) for value in expected], row
+        if row != BY_SUBJECTS:
+            declared = method(row).further_model_kinds
+            assert expected[1:3] == [kind in declared for kind in (ModelKind.SEQ2SEQ, ModelKind.CLASSIFIER)], row
         assert (ROOT / "docs" / page.split("](")[1].rstrip(")")).is_file()
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.plurals import counted
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ def held_out_records(requests: Sequence[EditRequest], n_edits: int, offset: int 
         causes = "; ".join(f"{missing.count(what)} without {what}" for what in dict.fromkeys(missing))
         where = f"{source}, from record {first} on" if first else source
         raise DataError(
-            f"{where}: {len(usable)} of {len(candidates)} records can be used, but each trial edits {n_edits}"
-            f"{f' ({causes})' if causes else ''}. Generality needs paraphrases, and locality needs prompts whose "
-            f"answers must not change. Name other data, or fewer --edits."
+            f"{where}: {len(usable)} of {counted(len(candidates), 'record')} can be used, but each trial edits "
+            f"{n_edits}{f' ({causes})' if causes else ''}. Generality needs paraphrases, and locality needs prompts "
+            f"whose answers must not change. Name other data, or fewer --edits."
         )
     chosen = usable[-n_edits:] if offset is None else usable[:n_edits]
     return HeldOutRecords([request for _, request in chosen], [number for number, _ in chosen], len(requests))

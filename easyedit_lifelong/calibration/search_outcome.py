@@ -10,6 +10,7 @@ from easyedit_lifelong.calibration.staged_search import START, Budget, SearchRes
 from easyedit_lifelong.calibration.trials import SCORES, Trial, TrialLog
 from easyedit_lifelong.calibration.values_text import values_text
 from easyedit_lifelong.methods.calibrator import CalibrationOutcome, PlotPanel, PlotSeries, TextTable
+from easyedit_lifelong.plurals import counted
 
 _MARK = " ←"
 _SHOWN_TRIALS = 10
@@ -38,7 +39,7 @@ def outcome_of(
     chosen = {
         name: best.values.get(name, getattr(hparams, name)) for name in result.tried_fields if hasattr(hparams, name)
     }
-    cost = f"{len(trials)} trials in {log.seconds:.0f} s of at most {budget.describe()}"
+    cost = f"{counted(len(trials), 'trial')} in {log.seconds:.0f} s of at most {budget.describe()}"
     table = _table(trials, best, unedited)
     return CalibrationOutcome(
         chosen=chosen,
@@ -58,8 +59,8 @@ def _verdict(result: SearchResult, trials: Sequence[Trial], n_edits: int) -> lis
     """Return the sentences that say what was chosen, how sure that is, and what was not tried."""
     best, start = result.best, trials[0]
     lines = [
-        f"Objective: the harmonic mean of reliability, generality and locality (teacher-forced) after {n_edits} edits "
-        "made in one loop."
+        "Objective: the harmonic mean of reliability, generality and locality (teacher-forced) after "
+        f"{counted(n_edits, 'edit')} made in one loop."
     ]
     if best is start:
         lines.append(f"No trial was better than the values to begin with: {scores_text(start)}.")
@@ -112,7 +113,8 @@ def _short_table(trials: Sequence[Trial], best: Trial, unedited: Mapping[str, fl
     shown = [trial for place, trial in enumerate(ranked) if place < _SHOWN_TRIALS or trial.stage == START]
     rows = [[str(trial.number), *_cells(trial, trial is best)] for trial in shown]
     rows.append(["", "unedited", *_score_cells(unedited), ""])
-    title = f"The best of {len(trials)} trials: reliability, generality, locality, teacher-forced; higher is better"
+    best_of = f"The best of {counted(len(trials), 'trial')}"
+    title = f"{best_of}: reliability, generality, locality, teacher-forced; higher is better"
     return TextTable(title, ["trial", "values", "rel.", "gen.", "loc.", "objective"], rows, left=2)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from easyedit_lifelong.calibration.trials import Trial, TrialLog
 from easyedit_lifelong.errors import HyperParameterError, RunError
 from easyedit_lifelong.methods.search_space import SearchStage, Values
+from easyedit_lifelong.plurals import counted
 
 START = "start"
 """The stage of the first trial, which has the values that the search begins with."""
@@ -53,7 +54,7 @@ class Budget:
 
     def describe(self) -> str:
         """Return the limits as text."""
-        return f"{self.seconds:g} s" + ("" if self.trials is None else f" and {self.trials} trials")
+        return f"{self.seconds:g} s" + ("" if self.trials is None else f" and {counted(self.trials, 'trial')}")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from easyedit_lifelong.locate.lexical import bm25_scores
 from easyedit_lifelong.models.devices import resolve_device
 from easyedit_lifelong.models.load import load_model, resolve_dtype
 from easyedit_lifelong.paths import check_output_file, expanded_path
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.console_tables import plain_table, print_line
 from easyedit_lifelong.reporting.progress import count_progress
 from easyedit_lifelong.reporting.terminal import Console
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         rows = [{"line": i + 1, "text": texts[i], "score": totals[i], "bm25": lexical[i]} for i in order]
         content = {"prompt": arguments.prompt, "answer": arguments.answer, "method": arguments.method, "models": models}
         _write(expanded_path(arguments.out, RunError), {**content, "texts": rows})
-        print_line(console, f"Scores of all {len(texts)} texts: {arguments.out}")
+        print_line(console, f"Scores of {counted(len(texts), 'text')}: {arguments.out}")
     return 0
 
 

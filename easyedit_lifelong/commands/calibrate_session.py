@@ -43,6 +43,7 @@ from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.calibrate_outcome import markdown_table, panels_images, show
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.progress import count_progress
@@ -88,7 +89,9 @@ def calibrate_session(arguments: argparse.Namespace, given: Collection[str], com
         read_steps(out, calibrator, None)
     else:
         _check_free(out)
-    subject = f"{calibrator.name} for {start.hparams.model_name} on {len(requests)} records of {arguments.data}"
+    subject = (
+        f"{calibrator.name} for {start.hparams.model_name} on {counted(len(requests), 'record')} of {arguments.data}"
+    )
     print_line(console, f"Calibrating {subject}")
     model, tokenizer = load_model_for(start.hparams)
     if isinstance(calibrator, StagedCalibrator):
@@ -215,7 +218,7 @@ def _write_files(
         RunError: a file can't be written.
     """
     counts = outcome.counts
-    basis = f"On {counts['records']} of {counts['given']} records of {data}; {outcome.evidence}."
+    basis = f"On {counts['records']} of {counted(counts['given'], 'record')} of {data}; {outcome.evidence}."
     title = f"# Calibration of {calibrator.name} for {settings['model']}"
     picture = f"![{outcome.caption}]({PLOT})"
     tables = "\n".join(map(markdown_table, outcome.tables))

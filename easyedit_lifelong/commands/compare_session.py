@@ -12,6 +12,7 @@ from easyedit_lifelong.commands.report import PAGE, write_report
 from easyedit_lifelong.commands.run_session import load_model_for
 from easyedit_lifelong.errors import reason_of
 from easyedit_lifelong.evaluation.unedited_answers import UneditedAnswers
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.comparison_console import print_tables
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.progress import edit_progress
@@ -67,7 +68,9 @@ def _run_methods(console: Console, plan: ComparisonPlan) -> dict[str, str]:
             print_line(console, f"{title}: finished earlier")
             continue
         state = "continues" if run.begun else "starts"
-        print_line(console, f"{title}: {state}; {len(plan.inputs.requests)} edits, batches of {run.plan.batch_size}")
+        print_line(
+            console, f"{title}: {state}; {counted(len(plan.inputs.requests), 'edit')}, batches of {run.plan.batch_size}"
+        )
         try:
             summary = _run_method(console, run, plan.inputs, loaded, unedited_answers)
         except Exception as error:  # whatever goes wrong in one method must not stop the others
@@ -76,7 +79,7 @@ def _run_methods(console: Console, plan: ComparisonPlan) -> dict[str, str]:
             print_line(console, f"{title}: failed: {failures[run.label]}")
         else:
             seconds = summary["timing"]["seconds_per_edit"]
-            print_line(console, f"{title}: finished; {seconds:.2f} s an edit, {summary['n_failed']} failed")
+            print_line(console, f"{title}: finished; {seconds:.2f} s an edit (mean), {summary['n_failed']} failed")
         loaded = None
         gc.collect()  # frees the edited model before the next one is loaded
     return failures

@@ -26,6 +26,7 @@ from easyedit_lifelong.models.devices import resolve_device
 from easyedit_lifelong.models.load import load_model, resolve_dtype
 from easyedit_lifelong.number_ranges import parse_layers
 from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.console_tables import plain_table
 from easyedit_lifelong.reporting.progress import count_progress
 from easyedit_lifelong.reporting.terminal import Console
@@ -69,7 +70,7 @@ def _collect(arguments: argparse.Namespace) -> None:
         resolve_dtype(values.get("dtype"))
         check_obtainable(corpus)
         corpus_name = "text sampled from the model itself" if corpus.label == "self-sampled" else corpus.label
-        line = f"Second moments of {model_name}, {len(layers)} layers, on {corpus_name}"
+        line = f"Second moments of {model_name}, {counted(len(layers), 'layer')}, on {corpus_name}"
         console.print(line, highlight=False)
         model, tokenizer = load_model(
             model_name,

@@ -33,6 +33,7 @@ from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.unedited_answers import UneditedAnswers
 from easyedit_lifelong.models.load import load_model
 from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.demo_tables import comparison_table, other_facts_changed, related_prompts, show_facts
 from easyedit_lifelong.reporting.progress import count_progress, edit_progress
@@ -178,7 +179,9 @@ def correct_facts(
             method.prepare(model, tokenizer, hparams, progress)
     started = time.monotonic()
     method.apply(model, tokenizer, list(facts), hparams)
-    print_line(console, f"{len(facts)} facts edited in {time.monotonic() - started:.1f} s. No weight has changed.")
+    print_line(
+        console, f"{counted(len(facts), 'fact')} edited in {time.monotonic() - started:.1f} s. No weight has changed."
+    )
     after = _answers(model, tokenizer, facts)
     show_facts(console, facts, before, after)
     if other_facts_changed(facts, before, after):

@@ -73,7 +73,7 @@ def _warn_of_other_forms(edits: Sequence[Mapping[str, Any]], form: ChatForm | No
     in_chat = [edit for edit in edits if edit.get("question") is not None]
     if form is None and in_chat:
         LOG.warning(
-            "%d of %d edits were made in chat form and may not answer plain prompts; --chat asks in that form",
+            "Edits made in chat form (%d of %d) may not answer plain prompts; --chat asks in that form",
             len(in_chat),
             len(edits),
         )
@@ -81,10 +81,10 @@ def _warn_of_other_forms(edits: Sequence[Mapping[str, Any]], form: ChatForm | No
         return
     other_chat = sum(form.prompt(edit["question"]) != edit["prompt"] for edit in in_chat)
     if plain := len(edits) - len(in_chat):
-        LOG.warning("%d of %d edits were made on plain prompts and may not answer in a chat", plain, len(edits))
+        LOG.warning("Edits made on plain prompts (%d of %d) may not answer in a chat", plain, len(edits))
     if other_chat:
         LOG.warning(
-            "%d of %d edits were made with another system message or after earlier turns; see --system",
+            "Edits made with another system message or after earlier turns: %d of %d; see --system",
             other_chat,
             len(edits),
         )

@@ -26,6 +26,7 @@ from easyedit_lifelong.models.devices import resolve_device
 from easyedit_lifelong.models.load import load_model, resolve_dtype
 from easyedit_lifelong.paths import check_output_file, expanded_path
 from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.console_tables import plain_table, print_line
 from easyedit_lifelong.reporting.report.page_files import write_page
 from easyedit_lifelong.reporting.report.style import figure_options
@@ -68,7 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         report=lambda done, total, line: print_line(console, f"{done}/{total}  {line}"),
     )
-    print_line(console, f"{counts.traced} facts traced, {counts.unknown} not known, {counts.skipped} skipped")
+    print_line(
+        console, f"{counted(counts.traced, 'fact')} traced, {counts.unknown} not known, {counts.skipped} skipped"
+    )
     if not counts.traced:
         raise DataError("no fact was traced, since the model knows none. --any-answer traces facts it doesn't know.")
     folder = TraceFolder(counts.folder)

@@ -18,6 +18,7 @@ from easyedit_lifelong.locate.restorations import KINDS
 from easyedit_lifelong.locate.trace import FactTrace
 from easyedit_lifelong.methods.shared.layer_moves import at_layer
 from easyedit_lifelong.models.anatomy import anatomy_of
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.console_tables import plain_table, print_line
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams
@@ -77,7 +78,11 @@ def run_sweep(
     """
     method = find_method(inputs.hparams)
     layers = _layers_of(inputs, model)
-    print_line(console, f"\nEditing {len(inputs.requests)} facts at each of {len(layers)} layers with {method.name}")
+    print_line(
+        console,
+        f"\nEditing {counted(len(inputs.requests), 'fact')} at each of {counted(len(layers), 'layer')} "
+        f"with {method.name}",
+    )
 
     def report(swept: SweptLayer) -> None:
         scores = ", ".join(f"{name} {value:.3f}" for name, value in swept.scores.items())

@@ -6,6 +6,7 @@ import argparse
 
 from easyedit_lifelong.commands.saved_edits import edits_text
 from easyedit_lifelong.edits.merge import merge_edits
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.console_tables import print_json, print_line
 from easyedit_lifelong.reporting.folder_tables import cell_text, text_table, wide_console
 
@@ -33,7 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
         text_table(console, rows, ["case", "of", "new id"], "cases whose ids were in use")
     print_line(
         console,
-        f"{report.out}: {edits_text(report.edits)}, {report.keys} keys of {len(report.folders)} folders; "
+        f"{report.out}: {edits_text(report.edits)}, {counted(report.keys, 'key')} of "
+        f"{counted(len(report.folders), 'folder')}; "
         f"conflicts between folders: {len(report.conflicts)}; edits in several folders: {report.duplicates}",
     )
     return 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.paths import expanded_path
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.report.comparison_data import comparison_csv, comparison_json
 from easyedit_lifelong.reporting.report.comparison_table import Comparison, comparison_tables
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     kinds = ", ".join(sorted({file.suffix.removeprefix(".") for file in files}))
     print_line(console, f"Report: {page}")
     if files:
-        console.print(f"Beside it: {len(files)} files ({kinds})", highlight=False)
+        console.print(f"Beside it: {counted(len(files), 'file')} ({kinds})", highlight=False)
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from easyedit_lifelong.commands.options.rescore import DEFAULT_OUT
 from easyedit_lifelong.commands.run_session import load_model_for, show_result
 from easyedit_lifelong.commands.run_settings import harness_tasks
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.experiment import Data
 from easyedit_lifelong.runs.rescore import rescore
@@ -47,8 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console()
     edits, requests = rescoring.journal[-1]["n_edits"], len(rescoring.inputs.requests)
     console.print(
-        f"{rescoring.plan.method.name} on {rescoring.plan.hparams.model_name}: {edits} edits of {arguments.folder}, "
-        f"{requests} records of {rescoring.inputs.name}",
+        f"{rescoring.plan.method.name} on {rescoring.plan.hparams.model_name}: {counted(edits, 'edit')} of "
+        f"{arguments.folder}, {counted(requests, 'record')} of {rescoring.inputs.name}",
         highlight=False,
     )
     model, tokenizer = load_model_for(rescoring.plan.hparams)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.models.load import load_from_hparams
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.console_tables import closing_lines, harness_table, score_table
 from easyedit_lifelong.reporting.progress import edit_progress
 from easyedit_lifelong.reporting.terminal import Console
@@ -34,7 +35,7 @@ def run_and_report(experiment: Experiment, out: Path, resume: bool = False) -> R
     hparams, n_edits = plan.hparams, len(inputs.requests)
     batches = f", {experiment.protocol}, batches of {plan.batch_size}" if plan.batched else ""
     console.print(
-        f"{hparams.alg_name} on {hparams.model_name}: {n_edits} edits from {inputs.name}{batches}",
+        f"{hparams.alg_name} on {hparams.model_name}: {counted(n_edits, 'edit')} from {inputs.name}{batches}",
         highlight=False,
     )
     model, tokenizer = load_model_for(hparams)
@@ -58,7 +59,7 @@ def show_result(console: Console, result: RunResult, out: Path) -> None:
     """Print the final scores, the records that were left out, and the folder."""
     summary = result.summary
     protocol = f", {summary['protocol']}" if "protocol" in summary else ""
-    score_table(console, result.metrics, f"\n{summary['method']}, {summary['n_edits']} edits{protocol}")
+    score_table(console, result.metrics, f"\n{summary['method']}, {counted(summary['n_edits'], 'edit')}{protocol}")
     harness_table(console, summary.get(LM_EVAL, {}))
     for skipped in summary.get("skipped", []):
         console.print(f"left out: {skipped['reason']}", highlight=False)

@@ -12,6 +12,7 @@ from easyedit_lifelong.edits.edits_hub import edits_folder
 from easyedit_lifelong.edits.folder_parts import read_description
 from easyedit_lifelong.errors import ModelError, RunError
 from easyedit_lifelong.models.load import load_model
+from easyedit_lifelong.plurals import counted
 
 
 def saved_edits_from(arguments: argparse.Namespace) -> SelectedEdits:
@@ -83,4 +84,4 @@ class SelectedEdits:
 
 def edits_text(count: int) -> str:
     """Return a number of edits as text: ``1 edit``, ``2 edits``."""
-    return f"{count} edit{'s' if count != 1 else ''}"
+    return counted(count, "edit")

@@ -24,6 +24,7 @@ from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.console_tables import plain_table
 from easyedit_lifelong.reporting.progress import edit_progress
 from easyedit_lifelong.reporting.scope_plot import scope_svg
@@ -59,15 +60,15 @@ def run(arguments: argparse.Namespace) -> int:
         limit=arguments.edits,
     )
     console.print(
-        f"{method.name} on {hparams.model_name}: {len(requests)} edits from {arguments.data}, "
+        f"{method.name} on {hparams.model_name}: {counted(len(requests), 'edit')} from {arguments.data}, "
         f"batches of {hparams.batch_size}",
         highlight=False,
     )
     model, tokenizer = load_model_for(hparams)
+    check_method(method, model, tokenizer, hparams)
     usable, skipped = usable_requests(
         method, model, tokenizer, hparams, requests, Scorer(tokenizer), skip=arguments.skip_unusable
     )
-    check_method(method, model, tokenizer, hparams)
     edited = _edit_batches(console, method, model, tokenizer, usable, hparams)
     if not edited:
         raise EditError("every batch failed; there is no scope to study")

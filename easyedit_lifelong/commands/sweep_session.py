@@ -12,6 +12,7 @@ from easyedit_lifelong.commands.options.sweep import PROCESSES, RAY, SLURM
 from easyedit_lifelong.commands.sweep_report import write_sweep_report
 from easyedit_lifelong.errors import PluginError
 from easyedit_lifelong.folder_lock import locked_folder
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.comparison_console import print_tables
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.sweep_progress import sweep_progress
@@ -120,6 +121,6 @@ def _report(console: Console, plan: SweepPlan, failures: dict[str, str]) -> None
     if failures:
         print_line(
             console,
-            f"{len(failures)} of {len(plan.cells)} cells failed. The same command runs them again, and leaves finished "
-            "cells as they are.",
+            f"{len(failures)} of {counted(len(plan.cells), 'cell')} failed. The same command runs them again, and "
+            "leaves finished cells as they are.",
         )

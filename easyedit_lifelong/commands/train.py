@@ -11,6 +11,7 @@ from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.errors import HyperParameterError, RunError
 from easyedit_lifelong.models.packaged_models import DEFAULT_MODEL
 from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.progress import count_progress
 from easyedit_lifelong.reporting.terminal import Console
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         limit=None if arguments.limit is None else arguments.offset + arguments.limit,
     )[arguments.offset :]
     check_enough(requests)
-    print_line(console, f"Training {hparams.alg_name} for {hparams.model_name} on {len(requests)} records")
+    print_line(console, f"Training {hparams.alg_name} for {hparams.model_name} on {counted(len(requests), 'record')}")
     model, tokenizer = load_model_for(hparams)
     with count_progress(console, "training edits") as progress:
 
@@ -65,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
             resume=arguments.resume,
             report=report,
         )
-    print_line(console, f"Ended after {result.edits} training edits: {result.reason}.")
+    print_line(console, f"Ended after {counted(result.edits, 'training edit')}: {result.reason}.")
     print_line(
         console,
         f"{result.folder}/ has the {hparams.alg_name} of edit {result.best_edits}, with the smallest loss on held-out "

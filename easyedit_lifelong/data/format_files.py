@@ -10,6 +10,7 @@ from easyedit_lifelong.data.triples import TripleFormat
 from easyedit_lifelong.errors import DataError, did_you_mean
 from easyedit_lifelong.hparams_files import read_mapping
 from easyedit_lifelong.paths import expanded_path
+from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.registry import DatasetReader
 
 _KEYS = ("fields", "relations", "columns", "task")
@@ -30,7 +31,11 @@ def read_format_file(file: Path) -> DatasetReader:
     """
     file = expanded_path(file, DataError)
     if not file.is_file():
-        raise DataError(f"{file}: no such format file")
+        known = ", ".join(sorted(reader.name for reader in get_plugins().readers))
+        raise DataError(
+            f"{file}: no such format file. Write one that maps columns to a request's fields "
+            f"(docs/data.md#your-own-columns), or name a format: {known}."
+        )
     values = read_mapping(file, "'fields' (templates of columns) or 'relations' (templates of triples)")
     for key in values:
         if key not in _KEYS:

@@ -11,6 +11,7 @@ from easyedit_lifelong.data.record_fields import REQUEST_FIELDS, FieldNames, Rec
 from easyedit_lifelong.data.record_streams import iterate_records
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.plurals import counted
 
 ReadResult = EditRequest | DataError
 """What a reader yields: a request, or the error of a record that can't be used."""
@@ -107,6 +108,6 @@ def unusable_records(name: object, errors: list[DataError], n_usable: int, advic
     listed = _LISTED if n_usable else _LISTED_WITHOUT_USABLE
     shown = "".join(f"\n  {reason}" for reason in reasons[:listed])
     more = f"\n  and {len(reasons) - listed} more" if len(reasons) > listed else ""
-    count = f"{len(errors)} records" if len(errors) > 1 else "1 record"
-    usable = f"; the other {n_usable} requests can" if n_usable else ""
+    count = counted(len(errors), "record")
+    usable = f"; the other {counted(n_usable, 'request')} can" if n_usable else ""
     return f"{name}: {count} can't be used{usable}.{advice}{shown}{more}"

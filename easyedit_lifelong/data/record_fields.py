@@ -11,6 +11,7 @@ from typing import Any
 from easyedit_lifelong.data.probes import Probe
 from easyedit_lifelong.data.reading_notes import ReadingNotes
 from easyedit_lifelong.errors import DataError, did_you_mean
+from easyedit_lifelong.plurals import counted
 
 NO_ANSWER = "<|endoftext|>"
 """EasyEdit's default for ``ground_truth``; it means that there is none."""
@@ -225,7 +226,7 @@ class RecordFields:
         prompts = prompts if has_many else [prompts]
         answers = answers if isinstance(answers, list) and (has_many or len(answers) == 1) else [answers]
         if len(prompts) != len(answers):
-            raise self.error(name, f"has {len(prompts)} prompts and {len(answers)} answers")
+            raise self.error(name, f"has {counted(len(prompts), 'prompt')} and {counted(len(answers), 'answer')}")
         for prompt, aliases in zip(prompts, answers, strict=True):
             answer = _first_alias(aliases)
             if is_absent(prompt) or is_absent(answer):

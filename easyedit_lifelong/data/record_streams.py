@@ -11,6 +11,7 @@ from typing import Any
 from easyedit_lifelong.data.json_files import ENCODING, iterate_json_lines, iterate_json_list, unreadable
 from easyedit_lifelong.data.reading_notes import ReadingNotes
 from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.plurals import counted
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
@@ -48,8 +49,8 @@ def _table_rows(path: Path, separator: str) -> Iterator[dict[str, Any]]:
             for number, row in enumerate(rows):
                 if len(row) != len(columns):
                     raise DataError(
-                        f"{path}, record {number} (line {reader.line_num}): has {len(row)} values for "
-                        f"{len(columns)} columns. Quote values that contain the separator."
+                        f"{path}, record {number} (line {reader.line_num}): has {counted(len(row), 'value')} for "
+                        f"{counted(len(columns), 'column')}. Quote values that contain the separator."
                     )
                 yield dict(zip(columns, row, strict=True))
     except (OSError, UnicodeDecodeError) as error:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from easyedit_lifelong.edits.edits_folder import INDEX, MANY_VERSION, TENSORS
+from easyedit_lifelong.plurals import counted
 
 CARD = "README.md"
 MARK = "<!-- written by easyedit_lifelong -->"
@@ -96,7 +97,7 @@ def _count_by_method(parts: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 def _edits_text(counts: Mapping[str, int]) -> str:
     """Return numbers of edits in words: "3 edits by GRACE and 1 edit by CoachHook"."""
-    return " and ".join(f"{n} edit{'s' if n != 1 else ''} by {method}" for method, n in counts.items())
+    return " and ".join(f"{counted(n, 'edit')} by {method}" for method, n in counts.items())
 
 
 def _front_matter(model: str, methods: Iterable[str]) -> str:

@@ -24,6 +24,7 @@ from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.parsing import parse_json
+from easyedit_lifelong.plurals import counted
 
 STEP = "step"
 """How the names of a state folder's step files begin."""
@@ -189,8 +190,8 @@ def _check_cases(path: Path, case_ids: Sequence[Any], expected: Sequence[int | s
     for number, case_id in enumerate(case_ids):
         if number >= len(expected):
             raise RunError(
-                f"{path}: holds {len(case_ids)} edits, of which the run's journal lists the first {len(expected)} "
-                "only. The state belongs to another run."
+                f"{path}: holds {counted(len(case_ids), 'edit')}, of which the run's journal lists the first "
+                f"{len(expected)} only. The state belongs to another run."
             )
         if case_id != expected[number]:
             raise RunError(

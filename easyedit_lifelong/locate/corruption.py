@@ -12,6 +12,7 @@ from torch import Tensor
 
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.locate.known_facts import EncodedFact
+from easyedit_lifelong.plurals import counted
 
 
 class Corruption(Protocol):
@@ -77,7 +78,7 @@ class OtherSubjects:
         same_length = self._by_length.get(len(embeddings), [])
         others = [ids for ids in same_length if ids != fact.subject_ids][: self._samples]
         if not others:
-            raise DataError(f"{fact.fact.where}: no other subject of the data has {len(embeddings)} tokens")
+            raise DataError(f"{fact.fact.where}: no other subject of the data has {counted(len(embeddings), 'token')}")
         return self._embed(torch.tensor(others, device=embeddings.device)).to(embeddings)
 
 

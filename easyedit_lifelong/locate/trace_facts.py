@@ -25,6 +25,7 @@ from easyedit_lifelong.locate.trace_settings import TraceSettings
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import context_length, model_label
 from easyedit_lifelong.models.runner import Runner
+from easyedit_lifelong.plurals import counted
 
 Report = Callable[[int, int | None, str], None]
 """Called after each fact with the number of traced facts, their largest number, and a line of text."""
@@ -138,7 +139,7 @@ def _process(
     seconds = time.monotonic() - began
     folder.add_trace(index, trace, seconds)
     return TRACED, (
-        f"fact {fact.fact_id}: traced in {seconds:.1f} s: {len(trace.tokens)} tokens, "
+        f"fact {fact.fact_id}: traced in {seconds:.1f} s: {counted(len(trace.tokens), 'token')}, "
         f"P {trace.high:.3f}, corrupted {trace.low:.3f}"
     )
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from easyedit_lifelong.evaluation.scope import ScopeStudy
     from easyedit_lifelong.methods.shared.records import EditRecord
     from easyedit_lifelong.models.encoding import EncodedPair
+    from easyedit_lifelong.models.model_kinds import ModelKind
 
 
 # ---------------------------------------------------------------------- remove edits
@@ -277,6 +278,8 @@ class EditMethod:
         apply: ``apply(model, tok, requests, hparams, copy=, return_orig_weights=,
             keep_original_weight=, **kw) -> (edited_model, rollback)``.
         batchable: whether EasyEdit's ``batch_edit`` may pass several requests in one call.
+        further_model_kinds: the kinds of models that the method edits besides causal language models. Methods that
+            refuse such a model name this one in their error.
         check: ``check(model, tok, hparams)`` raises a :class:`LifelongError` if the method cannot edit this
             model with these hyperparameters. The loops call it before they start.
         check_requests: ``check_requests(model, tok, hparams, requests)`` raises a :class:`DataError` that names
@@ -318,6 +321,7 @@ class EditMethod:
     hparams_class: type
     apply: Callable[..., tuple[Any, Any]]
     batchable: bool = False
+    further_model_kinds: Collection[ModelKind] = ()
     check: Callable[[Any, Any, Any], None] | None = None
     check_requests: Callable[[Any, Any, Any, Sequence[EditRequest]], None] | None = None
     prepare: Callable[[Any, Any, Any, Callable[[int, int], None] | None], object] | None = None

@@ -14,6 +14,7 @@ from easyedit_lifelong.models.model_kinds import ModelKind, architectures_of, ki
 from easyedit_lifelong.models.packaged_models import PACKAGED_MODELS
 from easyedit_lifelong.models.wrappers import unwrap_model
 from easyedit_lifelong.paths import expanded_path
+from easyedit_lifelong.plurals import counted
 
 _DTYPES = {
     "float32": torch.float32,
@@ -240,7 +241,7 @@ def _from_pretrained(auto_class: str, source: str, name_or_path: str | Path, **o
     model, report = loaded
     missing = sorted(report["missing_keys"])
     if missing:
-        more = f" and {len(missing) - _MAX_SHOWN} others" if len(missing) > _MAX_SHOWN else ""
+        more = f" and {counted(len(missing) - _MAX_SHOWN, 'other')}" if len(missing) > _MAX_SHOWN else ""
         raise ModelError(
             f"{name_or_path}: the checkpoint lacks weights of this model: {', '.join(missing[:_MAX_SHOWN])}{more}. "
             "They would be random. Its files are incomplete, or its config.json is that of another model."

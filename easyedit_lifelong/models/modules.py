@@ -51,8 +51,10 @@ def find_module(model: nn.Module, name: str) -> tuple[str, nn.Module]:
             f"{tuple(weight.shape)}, which has no inputs and outputs (experts share such a weight). Name a layer, "
             "such as the output projection of attention."
         )
-    cause = _missing_part(modules, path)
-    raise ModelError(f"{type(model).__name__} has no layer {name!r}: {cause}.{did_you_mean(path, modules)}")
+    owner = type(model).__name__
+    if (valid := _valid_numbers(modules, path)) is not None:
+        raise ModelError(f"{owner} has no layer {name!r}: {valid}.")
+    raise ModelError(f"{owner} has no layer {name!r}: {_missing_part(modules, path)}.{did_you_mean(path, modules)}")
 
 
 def still_runs(model: nn.Module, path: str, module: nn.Module) -> bool:
@@ -66,6 +68,24 @@ def still_runs(model: nn.Module, path: str, module: nn.Module) -> bool:
         if not isinstance(current, nn.Module):
             return False
     return True
+
+
+def _valid_numbers(modules: Mapping[str, nn.Module], path: str) -> str | None:
+    """Return the numbers with which a path names a module; None if its names, not only a number, are wrong.
+
+    Args:
+        modules: the modules of a model by path.
+        path: the path of no module.
+    """
+    parts = path.split(".")
+    for position in (position for position, part in enumerate(parts) if part.isdigit()):
+        parent = ".".join(parts[:position])
+        siblings = [name for name, _ in modules[parent].named_children()] if parent in modules else []
+        valid = [name for name in siblings if ".".join([*parts[:position], name, *parts[position + 1 :]]) in modules]
+        if valid:
+            count = "1 layer" if len(siblings) == 1 else f"{len(siblings)} layers"
+            return f"{parent!r} has {count}; valid numbers in this name: {_list_names(valid)}"
+    return None
 
 
 def _missing_part(modules: Mapping[str, nn.Module], path: str) -> str:
@@ -86,7 +106,9 @@ def _missing_part(modules: Mapping[str, nn.Module], path: str) -> str:
 
 
 def _list_names(children: list[str]) -> str:
-    """Return names of child modules as text: a range for numbers, a list for other names."""
+    """Return names of child modules as text: a range for consecutive numbers, a list for other names."""
     if len(children) > 2 and all(child.isdigit() for child in children):
-        return f"{children[0]} to {children[-1]}"
+        first, last = children[0], children[-1]
+        if int(last) - int(first) == len(children) - 1:
+            return f"{first} to {last}"
     return ", ".join(children) or "no layers inside"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -17,12 +18,16 @@ from easyedit_lifelong.reporting.terminal_text import visible
 from easyedit_lifelong.reporting.units import byte_text, duration_text
 
 _BEFORE = "_before"
+_WIDTH_FOR_DEFINITIONS = 120
+"""The least width of a console, in characters, at which definitions have a column beside the scores."""
 _TIMES = {
     "preparing": "seconds_preparing",
     "editing": "seconds_editing",
     "scoring": "seconds_scoring",
     "writing": "seconds_io",
 }
+_LEAST_REST = 0.1
+"""The least time outside of the parts above that is shown, in seconds."""
 _MEMORY = {"peak_process": "of memory at most", "saved_per_edit": "on disk an edit"}
 
 
@@ -37,19 +42,50 @@ def plain_table(title: str | Text | None = None, **options: Any) -> Table:
 
 
 def score_table(console: Console, metrics: Mapping[str, float], title: str) -> None:
-    """Print scores and those of the unedited model, with the kind and the definition of each."""
+    """Print scores and those of the unedited model, with the kind and the definition of each.
+
+    The definition is the last column or, on a terminal too narrow for that, the line below the scores.
+    """
+    rows = {}
+    for name, spec in METRICS.items():
+        scores = (metrics.get(name + _BEFORE), metrics.get(name))
+        if not name.endswith(_BEFORE) and scores != (None, None):
+            rows[name] = (name, *(_score_text(score, spec.kind) for score in scores), spec.kind)
+    if console.width < _WIDTH_FOR_DEFINITIONS:
+        _print_with_definitions_below(console, rows, title)
+        return
     table = plain_table(title)
     table.add_column("metric", no_wrap=True)
     table.add_column("before", justify="right")
     table.add_column("score", justify="right")
     table.add_column("kind")
     table.add_column("what it is", overflow="fold")
-    for name, spec in METRICS.items():
-        scores = (metrics.get(name + _BEFORE), metrics.get(name))
-        if not name.endswith(_BEFORE) and scores != (None, None):
-            cells = ("" if score is None else f"{score:.3f}" for score in scores)
-            table.add_row(name, *cells, spec.kind, spec.meaning)
+    for name, cells in rows.items():
+        table.add_row(*cells, METRICS[name].meaning)
     console.print(table)
+
+
+def _print_with_definitions_below(console: Console, rows: Mapping[str, Sequence[str]], title: str) -> None:
+    """Print the rows of scores, by metric, each with the metric's definition in the lines below it."""
+    header = ("metric", "before", "score", "kind")
+    widths = [max(map(len, column)) for column in zip(header, *rows.values(), strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        name, before, score, kind = cells
+        return f"{name:<{widths[0]}}  {before:>{widths[1]}}  {score:>{widths[2]}}  {kind}"
+
+    console.print(Text(title, style="table.title"))
+    console.print(Text(line(header), style="table.header"), soft_wrap=True)
+    for name, cells in rows.items():
+        console.print(Text(line(cells)), soft_wrap=True)
+        console.print(Padding(Text(METRICS[name].meaning, style="dim"), (0, 0, 0, 2)))
+
+
+def _score_text(score: float | None, kind: str) -> str:
+    """Return a score as text: a whole number for a count, three decimals for others; empty text for None."""
+    if score is None:
+        return ""
+    return f"{score:.0f}" if kind == "count" and score == round(score) else f"{score:.3f}"
 
 
 def harness_table(console: Console, results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
@@ -76,11 +112,16 @@ def harness_table(console: Console, results: Mapping[str, Mapping[str, Mapping[s
 def closing_lines(console: Console, summary: Mapping[str, Any], out: Path) -> None:
     """Print the costs of a run, the numbers of failed and skipped requests, and the folder of the results."""
     timing, memory = summary["timing"], summary.get("memory", {})
-    times = [f"{name} {duration_text(timing[key])}" for name, key in _TIMES.items() if timing.get(key)]
+    seconds = {name: timing[key] for name, key in _TIMES.items() if timing.get(key)}
+    rest = timing["seconds_total"] - sum(seconds.values())
+    if rest >= _LEAST_REST:
+        seconds["other"] = rest
+    times = [f"{name} {duration_text(part)}" for name, part in seconds.items()]
     costs = [f"{duration_text(timing['seconds_total'])} ({', '.join(times)})"]
     costs += [f"{byte_text(memory[key])} {what}" for key, what in _MEMORY.items() if key in memory]
     lines = (
-        f"\n{timing['seconds_per_edit']:.2f} s an edit; {summary['n_failed']} failed, {summary['n_skipped']} skipped.",
+        f"\n{timing['seconds_per_edit']:.2f} s an edit (mean); "
+        f"{summary['n_failed']} failed, {summary['n_skipped']} skipped.",
         f"{'; '.join(costs)}.",
         f"Results: {out}",
     )

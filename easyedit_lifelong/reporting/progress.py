@@ -16,6 +16,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from easyedit_lifelong.methods.report_sections import is_number
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.console_tables import plain_table
 from easyedit_lifelong.reporting.report.read import intervals_of
 from easyedit_lifelong.reporting.report.score_rows import MAIN, format_interval, shown
@@ -107,7 +108,7 @@ class EditProgress:
 def _score_lines(entry: Mapping[str, Any]) -> RenderableType:
     """Return a table of the main scores of a line of ``metrics.jsonl``, with their intervals."""
     intervals = intervals_of(entry)
-    table = plain_table(f"scored at {entry.get('n_edits', '?')} edits", show_header=False, title_style="dim")
+    table = plain_table(f"scored at {counted(entry['n_edits'], 'edit')}", show_header=False, title_style="dim")
     for name in MAIN:
         if is_number(entry.get(name)) and (name != "reliability" or entry.get("ERR") != entry[name]):
             table.add_row(name, shown(entry[name], name), Text(format_interval(intervals.get(name), name), style="dim"))

@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.console_tables import plain_table, print_line
 from easyedit_lifelong.reporting.progress import SECONDS_BETWEEN_LINES
 from easyedit_lifelong.reporting.units import duration_text
@@ -45,7 +46,9 @@ class SweepProgress:
         if is_due and not self.console.is_terminal:
             self._last_line_at = time.monotonic()
             at_work = [f"{cell.name} {self._done[cell.name]}/{cell.n_requests}" for cell in self._at_work()]
-            more = [f"and {len(at_work) - _MAX_CELLS_SHOWN} others"] if len(at_work) > _MAX_CELLS_SHOWN else []
+            more = (
+                [f"and {counted(len(at_work) - _MAX_CELLS_SHOWN, 'other')}"] if len(at_work) > _MAX_CELLS_SHOWN else []
+            )
             print_line(self.console, "; ".join(filter(None, [self._total(), *at_work[:_MAX_CELLS_SHOWN], *more])))
 
     def ended(self, name: str, failure: str | None) -> None:
@@ -59,7 +62,7 @@ class SweepProgress:
         self._done[name] = cell.n_done()
         self._failed += failure is not None
         number = len(self.cells) - len(self._pending)
-        outcome = f"finished; {cell.n_requests} requests" if failure is None else f"failed: {failure}"
+        outcome = f"finished; {counted(cell.n_requests, 'request')}" if failure is None else f"failed: {failure}"
         print_line(self.console, f"[{number}/{len(self.cells)}] {name}: {outcome}")
 
     def view(self) -> RenderableType:
@@ -69,7 +72,7 @@ class SweepProgress:
         for cell in at_work[:_MAX_CELLS_SHOWN]:
             table.add_row(Text(cell.name), f"{self._done[cell.name]}/{cell.n_requests}")
         if len(at_work) > _MAX_CELLS_SHOWN:
-            table.add_row(f"and {len(at_work) - _MAX_CELLS_SHOWN} others", "")
+            table.add_row(f"and {counted(len(at_work) - _MAX_CELLS_SHOWN, 'other')}", "")
         return Group(Text(self._total()), table)
 
     def _at_work(self) -> list[Cell]:

@@ -62,6 +62,7 @@ def check_data(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, scorer: S
         ModelError: the method cannot edit this model with the plan's hyperparameters.
         RunError: the model carries edits.
     """
+    check_method(plan.method, model, tokenizer, plan.hparams)  # first: data suit a kind of model, not a method
     classifier = kind_of(model) is ModelKind.CLASSIFIER
     task = plan.experiment.task or inputs.task or "qa"
     if classifier:  # the answers of a classifier are labels, even if the data's format has another task
@@ -82,7 +83,6 @@ def check_data(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, scorer: S
         plan.method, model, tokenizer, plan.hparams, requests, scorer, skip=plan.experiment.skip_unusable
     )
     skipped = [{"case_id": None, "reason": reason} for reason in inputs.unusable] + skipped
-    check_method(plan.method, model, tokenizer, plan.hparams)
     carries_edits = getattr(plan.method.state, "carries", None)  # optional
     if carries_edits is not None and carries_edits(model):
         raise RunError(
@@ -179,7 +179,7 @@ def usable_requests(
         else:
             usable += group
     if not usable:
-        raise DataError(f"none of the {len(requests)} requests can be used; the first: {skipped[0]['reason']}")
+        raise DataError(f"none of the requests ({len(requests)}) can be used; the first: {skipped[0]['reason']}")
     if skipped:
         LOG.warning("%d of %d requests can't be used and are left out", len(skipped), len(requests))
     return usable, skipped

@@ -13,10 +13,10 @@ import yaml
 
 from easyedit_lifelong.atomic import delete_leftovers, write_text_atomically
 from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.errors import DataError, HyperParameterError, LifelongError, RunError
+from easyedit_lifelong.errors import HyperParameterError, LifelongError, RunError
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.hparams_files import hparams_defaults, hparams_values, read_mapping
-from easyedit_lifelong.runs.checks import check_data, requests_to_edit, scorer_of, usable_requests
+from easyedit_lifelong.runs.checks import check_data, check_method, requests_to_edit, scorer_of, usable_requests
 from easyedit_lifelong.runs.compared_methods import COMPARISON_FILE, MethodComparison, experiments_by_label
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
 from easyedit_lifelong.runs.inputs import read_inputs
@@ -194,7 +194,7 @@ def _without_unusable(
         scorers: the scorer of each run, by its label.
 
     Raises:
-        DataError: a method can edit none of the records; the message begins with the method's label.
+        RunError: a method cannot edit the model, or none of the records; the message begins with the method's label.
     """
     usable: list[EditRequest] = plan.inputs.requests
     skipped: list[dict[str, Any]] = []
@@ -202,10 +202,11 @@ def _without_unusable(
         method, hparams = run.plan.method, run.plan.hparams
         scorer = scorers[run.label]
         try:
+            check_method(method, model, tokenizer, hparams)
             edited = requests_to_edit(run.plan, usable, scorer)
             of_run, of_method = usable_requests(method, model, tokenizer, hparams, edited, scorer, skip=True)
-        except DataError as error:
-            raise DataError(f"{run.label}: {error}") from error
+        except LifelongError as error:
+            raise RunError(f"{run.label}: {error}") from error
         case_ids = {request.case_id for request in of_run}
         usable = [request for request in usable if request.case_id in case_ids]
         skipped += [{**record, "reason": f"{run.label}: {record['reason']}"} for record in of_method]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +19,7 @@ from easyedit_lifelong.evaluation.unedited_answers import UneditedAnswers
 from easyedit_lifelong.hparams_files import hparams_defaults
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.runs.checks import CheckedData, check_data, scorer_of
 from easyedit_lifelong.runs.engine import Run
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
@@ -32,6 +34,8 @@ from easyedit_lifelong.runs.run_config import run_config, summary_settings, writ
 from easyedit_lifelong.runs.run_folder import RunFolder
 from easyedit_lifelong.runs.run_scores import summarize
 from easyedit_lifelong.runs.state import Progress, RunResult, RunState, run_result
+
+LOG = logging.getLogger(__name__)
 
 
 def run_experiment(
@@ -96,6 +100,7 @@ def execute(
     """
     scorer = scorer_of(plan, model, tokenizer)
     checked = check_data(plan, inputs, model, tokenizer, scorer)
+    _warn_of_scorings_beyond(plan, len(checked.usable))
     config = run_config(plan, model, checked)
     settings = summary_settings(plan, model, checked, config)
     with ExitStack() as stack:
@@ -142,6 +147,18 @@ def execute(
         if folder and not was_finished:
             folder.write_summary(summary)
     return run_result(run.state, summary, path)
+
+
+def _warn_of_scorings_beyond(plan: Plan, n_edits: int) -> None:
+    """Log a warning if the schedule names numbers of edits that a run of ``n_edits`` edits does not reach."""
+    if beyond := plan.schedule.beyond(n_edits):
+        source = plan.experiment.source
+        LOG.warning(
+            "%sthe run has %s, so edits are not scored after %s; they are scored after the last one",
+            f"{source}, schedule.at: " if source else "",
+            counted(n_edits, "edit"),
+            ", ".join(map(str, beyond)),
+        )
 
 
 def _open_folder(plan: Plan, config: dict[str, Any]) -> RunFolder | None:

@@ -23,6 +23,7 @@ from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.evaluation.text_scores import read_text
 from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.registry import DatasetReader
 from easyedit_lifelong.runs.experiment import SAMPLES, Data, Experiment, Inputs, Source
 
@@ -108,7 +109,7 @@ def _read_records(
     check_usable(data.path, reader.read, requests, unusable, skip_unusable=experiment.skip_unusable)
     if data.offset >= len(requests):
         raise DataError(
-            f"{experiment.setting('data.offset', '--offset')}: {data.offset} records are to be skipped, but "
+            f"{experiment.setting('data.offset', '--offset')}: {counted(data.offset, 'record')} to skip, but "
             f"{data.path} has only {len(requests)}"
         )
     following = requests[data.offset :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -21,6 +22,8 @@ from easyedit_lifelong.runs.run_config import run_config, summary_settings
 from easyedit_lifelong.runs.run_folder import CONFIG, GENERATIONS, JOURNAL, METRICS_FILE, STATE, SUMMARY, RunFolder
 from easyedit_lifelong.runs.run_scores import score_all, summarize
 from easyedit_lifelong.runs.state import RunResult, RunState, run_result
+
+LOG = logging.getLogger(__name__)
 
 _GENERATED = "generated"
 _PARTIAL = (SUMMARY, JOURNAL, METRICS_FILE, GENERATIONS, JUDGEMENTS, HARNESS_FILE)
@@ -44,7 +47,6 @@ def rescore(rescoring: Rescoring, model: Any, tokenizer: Any) -> RunResult:
         ModelError: the model lacks a layer that was edited.
         RunError: the saved edits are damaged or belong to another model, or the folder can't be written.
     """
-    began = time.perf_counter()
     # The method's checks of requests concern editing. Records with further questions need no subject, for example.
     plan = replace(rescoring.plan, method=replace(rescoring.plan.method, check_requests=None))
     scorer = scorer_of(plan, model, tokenizer)
@@ -55,8 +57,10 @@ def rescore(rescoring: Rescoring, model: Any, tokenizer: Any) -> RunResult:
     state = RunState(model)
     for entry in rescoring.journal:
         state.record(entry)
+    state.seconds["io"] = sum(entry.get("seconds_io", 0.0) for entry in rescoring.journal)
     seconds_of_run = sum(state.seconds.values())
     state.attempted = [request for request in checked.usable if request.case_id not in rescoring.skipped]
+    began = time.perf_counter()
     with ExitStack() as stack:
         folder = None if rescoring.out is None else _open_folder(rescoring.out)
         if folder is not None:
@@ -64,10 +68,14 @@ def rescore(rescoring: Rescoring, model: Any, tokenizer: Any) -> RunResult:
             origin = {"run": str(rescoring.run.resolve()), "edits": state.counts["edited"]}
             folder.write_config({**config, "recorded": {**config["recorded"], RESCORED: origin}})
             folder.journal(*rescoring.journal)
+        began_scoring = time.perf_counter()
         harness = HarnessResults(plan.experiment.lm_eval, folder, resume=False)
         harness.evaluate(BEFORE, model, tokenizer)
         board = make_scoreboard(plan, model, scorer, checked, generates=generates)
+        began_loading = time.perf_counter()
         _load_edits(rescoring, model, tokenizer)
+        state.seconds["scoring"] += began_loading - began_scoring
+        state.seconds["preparing"] += time.perf_counter() - began_loading
         score_all(
             state,
             board,
@@ -81,12 +89,17 @@ def rescore(rescoring: Rescoring, model: Any, tokenizer: Any) -> RunResult:
             judged=judged_answers(plan.experiment.judge, folder),
             n_seen=len(rescoring.journal),
         )
+        began_harness = time.perf_counter()
         harness.evaluate(AFTER, model, tokenizer)
+        state.seconds["scoring"] += time.perf_counter() - began_harness
+        state.seconds["io"] += folder.seconds if folder is not None else 0.0
         total = seconds_of_run + time.perf_counter() - began
         summary = summarize(
             state, board, settings, total, sample=plan.schedule.sample, seed=plan.seed, **harness.summary()
         )
         summary = _only_metrics(summary, rescoring.metrics)
+        if missing := [name for name in rescoring.metrics if name not in summary["metrics"]]:
+            LOG.warning("metrics: %s: the data and the options have nothing to compute this from", ", ".join(missing))
         if folder is not None:
             folder.write_summary(summary)
     return run_result(state, summary, folder.path if folder else None)

@@ -13,6 +13,7 @@ from easyedit_lifelong.errors import DataError, HyperParameterError, RunError, d
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.parsing import parse_yaml
 from easyedit_lifelong.paths import expanded_path
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.runs.experiment import Data, Inputs
 from easyedit_lifelong.runs.experiment_files import read_experiment
 from easyedit_lifelong.runs.inputs import read_inputs
@@ -126,7 +127,10 @@ def _check_metrics(names: Sequence[str]) -> None:
     """Raise a HyperParameterError if there is no metric of a name."""
     for name in names:
         if name not in METRICS:
-            raise HyperParameterError(f"metrics: there is no metric {name!r}.{did_you_mean(name, METRICS)}")
+            known = ", ".join(metric for metric in METRICS if not metric.endswith("_before"))
+            raise HyperParameterError(
+                f"metrics: there is no metric {name!r}.{did_you_mean(name, METRICS)} Known (docs/metrics.md): {known}."
+            )
 
 
 def _check_saved_edits(plan: Plan, folder: Path) -> None:
@@ -161,8 +165,10 @@ def _first_edits(folder: Path, edits: int | None) -> list[dict[str, Any]]:
     by_edits = {journal[end - 1]["n_edits"]: end for end in ends}
     if edits not in by_edits:
         nearest = sorted(by_edits, key=lambda n: abs(n - edits))[:2]
+        ends_at = " or ".join(map(str, sorted(nearest)))
         raise HyperParameterError(
-            f"edits: {edits} edits end within a batch of this run; use {' or '.join(map(str, sorted(nearest)))}"
+            f"edits: {counted(edits, 'edit')} {'ends' if edits == 1 else 'end'} within a batch of this run; "
+            f"use {ends_at}"
         )
     return journal[: by_edits[edits]]
 
@@ -198,7 +204,7 @@ def _requests_of_other_data(inputs: Inputs, journal: Sequence[dict[str, Any]]) -
     requests = [request for request in inputs.requests if _question_of(request) in attempted]
     if not requests:
         raise DataError(
-            f"{inputs.name}: none of its {len(inputs.requests)} records has the prompt and the target of an edit of "
+            f"{inputs.name}: none of its records ({len(inputs.requests)}) has the prompt and the target of an edit of "
             "this run"
         )
     return requests

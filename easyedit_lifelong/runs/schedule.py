@@ -65,6 +65,10 @@ class Schedule:
             return True
         return any(edits_before < point <= edits for point in self.at)
 
+    def beyond(self, edits: int) -> list[int]:
+        """Return the numbers of edits in ``at`` that a run of this many edits does not reach."""
+        return [point for point in self.at if point > edits]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the section ``schedule`` of an experiment file."""
         return {"every": self.every, "at": list(self.at), "sample": self.sample}

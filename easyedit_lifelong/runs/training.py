@@ -24,6 +24,7 @@ from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.model_modes import editing, frozen
 from easyedit_lifelong.models.wrappers import unwrap_model
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.runs.hyperparameter_files import find_method
 from easyedit_lifelong.runs.run_config import requests_digest
 from easyedit_lifelong.runs.training_folder import TrainingFolder, TrainingProgress, check_training_folder
@@ -214,7 +215,7 @@ class _Loop:
         if minutes is not None and progress.edits and self._seconds() >= 60 * minutes:
             return f"{minutes:g} minutes are over"
         if progress.best_loss is not None and progress.edits - progress.best_edits >= self._schedule.patience:
-            return f"no validation was better during {progress.edits - progress.best_edits} training edits"
+            return f"no validation was better during {counted(progress.edits - progress.best_edits, 'training edit')}"
         return None
 
     def _step(self) -> None:
@@ -271,7 +272,7 @@ class _Loop:
         progress.lines += 1
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if not isinstance(value, bool))
         best = "  (best so far)" if values.get("best") else ""
-        self._line.append(f"{progress.edits} edits, {kind}: {numbers}{best}")
+        self._line.append(f"{counted(progress.edits, 'edit')}, {kind}: {numbers}{best}")
         self._folder.log(f"{now()}  {self._line[-1]}")
 
     def _show(self, total: int | None) -> None:

@@ -34,5 +34,5 @@ def test_too_few_usable_records_are_refused_with_what_they_lack() -> None:
     with pytest.raises(DataError, match=r"facts.json: 7 of 10 records can be used, but each trial edits 8") as caught:
         held_out_records(requests, 8, None, "facts.json")
     assert "(2 without rephrase_prompt; 1 without locality_prompt)" in str(caught.value)
-    with pytest.raises(DataError, match=r"facts.json, from record 9 on: 1 of 1 records can be used"):
+    with pytest.raises(DataError, match=r"facts.json, from record 9 on: 1 of 1 record can be used"):
         held_out_records(records(), 2, 9, "facts.json")

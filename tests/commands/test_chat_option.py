@@ -57,15 +57,15 @@ def test_an_edit_in_chat_form_is_saved_and_answers_in_it(
     asked(edits_cli, checkpoint, "--chat")
     asked(edits_cli, checkpoint)
     other_system, plain = caplog.messages
-    assert other_system == "1 of 1 edits were made with another system message or after earlier turns; see --system"
-    assert plain == "1 of 1 edits were made in chat form and may not answer plain prompts; --chat asks in that form"
+    assert other_system == "Edits made with another system message or after earlier turns: 1 of 1; see --system"
+    assert plain == "Edits made in chat form (1 of 1) may not answer plain prompts; --chat asks in that form"
 
 
 def test_plain_edits_may_not_answer_in_a_chat(edits_cli: EditsCommandLine, caplog: pytest.LogCaptureFixture) -> None:
     checkpoint = chat_checkpoint(edits_cli)
     edits_cli.edit("GRACE", "edits", "--model", checkpoint)
     asked(edits_cli, checkpoint, "--chat")
-    assert caplog.messages == ["1 of 1 edits were made on plain prompts and may not answer in a chat"]
+    assert caplog.messages == ["Edits made on plain prompts (1 of 1) may not answer in a chat"]
 
 
 def test_an_answer_in_a_chat_is_explained(edits_cli: EditsCommandLine) -> None:

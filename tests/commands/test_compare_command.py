@@ -257,11 +257,13 @@ def test_a_comparison_in_which_every_method_fails_has_no_page(
     assert not (compare_cli.out / "report").exists()
 
 
+@pytest.mark.parametrize("options", [(), ("--skip-unusable",)])
 def test_a_method_that_cannot_edit_the_model_is_refused_before_the_first_edit(
-    compare_cli: CompareCommand, spoiler: None
+    compare_cli: CompareCommand, spoiler: None, options: tuple[str, ...]
 ) -> None:
+    compare_cli.data.write_text(json.dumps([{"prompt": " ".join(["sea"] * 64), "target_new": "blue"}]))
     unfit = compare_cli.write("unfit", alg_name="SPOILER", breaks="check")
-    message = compare_cli.error_of(methods=f"near={compare_cli.near},unfit={unfit}")
+    message = compare_cli.error_of(*options, methods=f"unfit={unfit},near={compare_cli.near}")
     assert message == "unfit: this model has no layer to spoil"
 
 

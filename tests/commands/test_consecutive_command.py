@@ -58,7 +58,7 @@ def test_a_run_writes_its_summary_and_prints_its_scores(consecutive_cli: RunComm
         "batches of 2",
         summary["protocol"],
         "3/3 edits",
-        "s an edit; 0 failed",
+        "s an edit (mean); 0 failed",
     ):
         assert word in " ".join(out.split())
     assert (consecutive_cli.out / "metrics.csv").exists()
@@ -79,7 +79,7 @@ def test_an_offset_is_recorded_and_checked_when_the_run_is_resumed(consecutive_c
     code, _, err = consecutive_cli.run("--edits", 2, "--resume")
     assert code == 1 and "can't be resumed with other settings: recorded.requests_sha256 was" in err
     message = consecutive_cli.error_of("--offset", 3, out=consecutive_cli.folder / "other")
-    assert message == f"--offset: 3 records are to be skipped, but {consecutive_cli.data} has only 3"
+    assert message == f"--offset: 3 records to skip, but {consecutive_cli.data} has only 3"
 
 
 def test_shuffled_records_are_the_same_when_the_run_is_resumed_or_repeated(consecutive_cli: RunCommand) -> None:

@@ -34,13 +34,20 @@ def test_a_run_writes_its_files_and_prints_its_scores(lifelong_cli: RunCommand, 
     for name in ("ES", "ERR", "TRR", "locality", "generation_match"):
         assert name in out
     assert "3/3 edits" in out, "progress isn't printed where the output is no terminal"
-    assert "s an edit; 0 failed, 0 skipped" in out
+    assert "s an edit (mean); 0 failed, 0 skipped" in out
     times, results = out.strip().splitlines()[-2:]
     assert re.fullmatch(
         r"[\d.]+ s \(.*editing [\d.]+ s, scoring .*\); .* of memory at most; .* on disk an edit\.", times
     )
     assert results == f"Results: {lifelong_cli.out}"
     assert "Traceback" not in out + err
+
+
+def test_scorings_that_never_come_are_reported(lifelong_cli: RunCommand, caplog: pytest.LogCaptureFixture) -> None:
+    code, _, err = lifelong_cli.run("--eval-at", "1,3,50,100")
+    assert code == 0, err
+    message = "the run has 3 edits, so edits are not scored after 50, 100; they are scored after the last one"
+    assert [text for text in caplog.messages if "scored" in text] == [message]
 
 
 def test_options_reach_the_run(lifelong_cli: RunCommand, checkpoint: Path, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_one_fact_of_the_command_line(words: list[str], capsys: pytest.CaptureFi
     single = ["--prompt", record["prompt"], "--subject", record["subject"], "--answer", record["attribute"]]
     code, output, error = call(capsys, *words[:3], *words[5:], *single, "--kinds", "state", "--severed", "none")
     assert code == 0, error
-    assert "1 facts traced" in output
+    assert "1 fact traced" in output
     assert "suggest no layers" in output
 
 
@@ -183,7 +183,7 @@ def test_a_sweep_is_shown_beside_the_traces(
         assert not (tmp_path / "out").exists(), "facts were traced first"
     code, output, error = call(capsys, *words, *sweep)
     assert code == 0, error
-    assert "Editing 1 facts at each of 3 layers with GRACE" in output
+    assert "Editing 1 fact at each of 3 layers with GRACE" in output
     assert "layer 2: reliability " in output
     assert "Best layer by the harmonic mean of the scores: " in output
     entries = json.loads((tmp_path / "out" / "sweep" / "GRACE.json").read_text())["layers"]

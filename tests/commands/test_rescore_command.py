@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import easyedit_lifelong.runs.rescore as rescoring_module
 from easyedit_lifelong.commands import rescore
 from easyedit_lifelong.evaluation.scorer import Scorer
 from tests.support.command_line import FACTS, RunCommand, call, forbid_loading
@@ -47,6 +49,31 @@ def test_a_rescoring_gives_the_scores_of_the_run(lifelong_cli: RunCommand) -> No
     assert code == 0, err
 
 
+def test_the_parts_of_the_time_add_up(lifelong_cli: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The unedited model's scores are a large part of the time, and count as scoring."""
+    lifelong_cli.run()
+    make_scoreboard = rescoring_module.make_scoreboard
+
+    def slow(*args: Any, **options: Any) -> Any:
+        time.sleep(1.0)
+        return make_scoreboard(*args, **options)
+
+    monkeypatch.setattr(rescoring_module, "make_scoreboard", slow)
+    timing = _rescored(lifelong_cli)["timing"]
+    assert timing["seconds_scoring"] >= 1.0
+    parts = ("editing", "scoring", "preparing", "io")
+    rest = timing["seconds_total"] - sum(timing[f"seconds_{part}"] for part in parts)
+    assert abs(rest) < 0.5, timing
+
+
+def test_a_metric_that_cannot_be_computed_is_reported(
+    lifelong_cli: RunCommand, caplog: pytest.LogCaptureFixture
+) -> None:
+    lifelong_cli.run()
+    assert list(_rescored(lifelong_cli, "--metrics", "locality,capability")["metrics"]) == ["locality"]
+    assert "metrics: capability: the data and the options have nothing to compute this from" in caplog.messages
+
+
 def test_skipped_requests_count_as_in_the_run(lifelong_cli: RunCommand) -> None:
     lifelong_cli.write(facts=[*FACTS, {**FACTS[0], "case_id": "again"}])
     code, _, err = lifelong_cli.run("--only-errors")
@@ -69,7 +96,7 @@ def test_the_first_edits_have_the_scores_that_the_run_had_then(consecutive_cli: 
 
 def test_edits_must_end_a_batch(consecutive_cli: RunCommand) -> None:
     consecutive_cli.run("--bsz", 2)
-    assert "1 edits end within a batch of this run; use 2 or 3" in _error(
+    assert "edits: 1 edit ends within a batch of this run; use 2 or 3" in _error(
         consecutive_cli, consecutive_cli.out, "--edits", 1
     )
     assert "edits: 4, but the run in" in _error(consecutive_cli, consecutive_cli.out, "--edits", 4)
@@ -105,7 +132,7 @@ def test_other_data_ask_further_questions_about_the_edits(lifelong_cli: RunComma
     other.write_text(json.dumps([{"prompt": "what else", "target_new": "nothing"}]))
     code, _, err = call(lifelong_cli.capsys, "rescore", lifelong_cli.out, "--data", other, "--out", tmp_path / "b")
     assert code == 1
-    assert "none of its 1 records has the prompt and the target of an edit of this run" in err
+    assert "none of its records (1) has the prompt and the target of an edit of this run" in err
 
 
 def test_what_cannot_be_rescored_is_refused_before_the_model_is_loaded(
@@ -116,7 +143,8 @@ def test_what_cannot_be_rescored_is_refused_before_the_model_is_loaded(
     assert "a single-round run rolls its edits back" in _error(consecutive_cli, consecutive_cli.out)
     assert "holds no run" in _error(consecutive_cli, tmp_path / "nothing")
     message = _error(consecutive_cli, consecutive_cli.out, "--metrics", "localty")
-    assert "there is no metric 'localty'. Did you mean 'locality'?" in message
+    assert "there is no metric 'localty'. Did you mean 'locality'? Known (docs/metrics.md): ES, ERR, TRR," in message
+    assert ", generality, locality, " in message and "_before" not in message
 
 
 def test_changed_data_are_refused(lifelong_cli: RunCommand) -> None:

@@ -155,7 +155,7 @@ def test_a_column_that_no_record_has_is_reported(tmp_path: Path, caplog: pytest.
         ("", "is empty. Its first row must name the columns."),
         ("question,,reply\n", "column 2 has no name"),
         ("question,question\n", "two columns have the name 'question'"),
-        ("question,reply\nWho?\n", "record 0 (line 2): has 1 values for 2 columns"),
+        ("question,reply\nWho?\n", "record 0 (line 2): has 1 value for 2 columns"),
         ('question,reply\n"Who?" x,y\n', "line 2: not valid CSV"),
         ('question,reply\n"Who?,y\n', "not valid CSV: unexpected end of data"),
         ("question,reply\n", "holds no records"),
@@ -207,8 +207,11 @@ def test_an_invalid_format_file_is_refused_with_its_key(tmp_path: Path, values: 
 
 
 def test_a_missing_format_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gone\.yaml: no such format file"):
+    with pytest.raises(DataError, match=r"gone\.yaml: no such format file\.") as caught:
         reader_of("facts.json", str(tmp_path / "gone.yaml"))
+    message = str(caught.value)
+    assert "docs/data.md" in message
+    assert all(name in message for name in ("json", "zsre", "counterfact"))
 
 
 def test_a_format_file_has_a_task(tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_other_subjects_replace_the_subject(pair: tuple[Any, Any]) -> None:
         expected = model(torch.tensor([prompt], device=model.device)).logits[0, -1].softmax(-1)[fact.answer[0]]
     assert trace.low == pytest.approx(float(expected), abs=1e-9)
     single = encode_known_fact(tokenizer, KnownFact(2, "the moon is", "moon", "blue"))
-    with pytest.raises(DataError, match="no other subject of the data has 1 tokens"):
+    with pytest.raises(DataError, match="no other subject of the data has 1 token"):
         corruption(single, torch.zeros(1, 32))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from torch import nn
 
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.models.modules import find_module, module_path
@@ -53,7 +54,9 @@ def test_only_a_whole_last_word_is_a_parameter_name() -> None:
             ],
         ),
         # a block number out of range
-        ("model.layers[9].mlp.down_proj.weight", ["'model.layers' has no '9'", "it has 0 to 3"]),
+        ("model.layers[9].mlp.down_proj.weight", ["'model.layers' has 4 layers; valid numbers in this name: 0 to 3"]),
+        # a block number out of range and a misspelt layer
+        ("model.layers[9].mlp.down_prj", ["'model.layers' has no '9'; it has 0 to 3"]),
         # a name of another family
         ("transformer.h[2].mlp.c_fc.weight", ["'transformer'", "it has model, lm_head"]),
         # a name below a layer without submodules
@@ -68,6 +71,20 @@ def test_a_missing_layer_is_refused_with_what_the_model_has(llama: Any, name: st
     for part in parts:
         assert part in message
     assert "\n" not in message
+
+
+def test_a_number_out_of_range_gets_no_suggestion_by_spelling(llama: Any) -> None:
+    with pytest.raises(ModelError) as caught:
+        find_module(llama, "model.layers[9].mlp.down_proj")
+    assert "Did you mean" not in str(caught.value)
+
+
+def test_blocks_that_lack_a_layer_are_left_out_of_the_valid_numbers() -> None:
+    """Hybrid models have attention in some blocks only."""
+    blocks = [nn.ModuleDict({"attn": nn.Linear(2, 2)} if number % 2 == 0 else {}) for number in range(4)]
+    model = nn.ModuleDict({"layers": nn.ModuleList(blocks)})
+    with pytest.raises(ModelError, match=r"'layers' has 4 layers; valid numbers in this name: 0, 2\.$"):
+        find_module(model, "layers[1].attn")
 
 
 def test_an_error_about_the_root_does_not_quote_an_empty_path(llama: Any) -> None:

@@ -119,7 +119,7 @@ def test_a_failing_service_loses_points_but_does_not_stop_the_run(
         tracker.log(step, metrics)
     tracker.close()
     assert caplog.messages == [
-        "tracker wandb: the point at 1 edits isn't recorded: server gone. The run continues; its metrics.jsonl has "
+        "tracker wandb: the point at 1 edit isn't recorded: server gone. The run continues; its metrics.jsonl has "
         "every point.",
         "tracker wandb: the run couldn't be ended: server gone.",
         "tracker wandb: 3 points aren't recorded",

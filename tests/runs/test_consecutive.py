@@ -261,7 +261,7 @@ def test_skip_unusable_leaves_records_out_and_lists_them(ledger: Ledger, table: 
 
 def test_a_run_without_any_usable_record_is_refused(ledger: Ledger, tmp_path: Path) -> None:
     message = assert_refused(ledger, tmp_path, DataError, requests=[UNUSABLE], skip_unusable=True)
-    assert "none of the 1 requests can be used" in message
+    assert "none of the requests (1) can be used" in message
     assert "violins" in message
 
 

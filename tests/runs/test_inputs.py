@@ -68,7 +68,7 @@ def test_records_before_the_offset_are_skipped(tmp_path: Path) -> None:
     inputs = read_inputs(experiment_of(Data(str(file), edits=1, offset=1)), 0)
     assert [(request.case_id, request.prompt) for request in inputs.requests] == [(1, "p1")]
     assert inputs.source is not None and inputs.source.data["offset"] == 1
-    with pytest.raises(DataError, match=f"--offset: 3 records are to be skipped, but {file} has only 3"):
+    with pytest.raises(DataError, match=f"--offset: 3 records to skip, but {file} has only 3"):
         read_inputs(experiment_of(Data(str(file), offset=3)), 0)
 
 

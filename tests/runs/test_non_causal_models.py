@@ -11,6 +11,7 @@ import pytest
 from easyedit_lifelong import load_model, run_lifelong
 from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.errors import DataError, HyperParameterError, ModelError
+from tests.conformance.method_cases import CASES
 from tests.support.architectures import ARCHITECTURES, QUESTIONS, answer_to, texts
 
 
@@ -128,6 +129,15 @@ def test_a_classifier_refuses_generation_perplexity_and_unknown_labels(checkpoin
         run_lifelong(model, tokenizer, architecture.requests, architecture.hparams(), self_consistency=True)
     with pytest.raises(DataError, match=r"case 0.*field 'prompt'.*'Rome' is no label"):
         run_lifelong(model, tokenizer, [{"prompt": "the old", "target_new": "Rome"}], architecture.hparams())
+
+
+def test_an_unfit_method_is_refused_before_the_records_are(checkpoints: dict[str, Path]) -> None:
+    """Records suit a kind of model: the field is not what is wrong."""
+    model, tokenizer = load_model(checkpoints["bert-first"])
+    hparams = next(case for case in CASES if case.name == "UltraEdit").hparams()
+    for more in ({}, {"skip_unusable": True}, {"task": "generation"}):
+        with pytest.raises(ModelError, match=r"^UltraEdit edits causal language models; .* is a sequence classifier"):
+            run_lifelong(model, tokenizer, [{"prompt": "the old", "target_new": "Rome"}], hparams, **more)
 
 
 @pytest.mark.parametrize("name", ["t5-encoder", "bert-first"])

@@ -31,6 +31,11 @@ def test_steps_of_one_edit_are_scored_at_every_interval_and_point(schedule: Sche
     assert scored_steps(schedule, list(range(1, 8))) == expected
 
 
+def test_points_beyond_the_last_edit_are_known() -> None:
+    assert Schedule(at=(1, 10, 11, 100)).beyond(10) == [11, 100]
+    assert Schedule(every=50).beyond(10) == []
+
+
 def test_a_batch_that_passes_a_point_is_scored() -> None:
     """Each step is a batch of four, the second fails; ``at`` counts edits, ``every`` counts steps."""
     assert scored_steps(Schedule(at=(1, 4, 5, 6, 12)), [4, 4, 8, 12]) == [1, 3, 4]

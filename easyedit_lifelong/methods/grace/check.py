@@ -20,15 +20,26 @@ from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.stack_trackers import find_stack
 
+_EXAMPLES = {ModelKind.SEQ2SEQ: "GRACE/t5-small", ModelKind.CLASSIFIER: "GRACE/scotus-bert"}
+"""Shipped hyperparameter files of models that are not causal language models, by the kind of model."""
 
-def check_layer(model: Any, tok: Any, hparams: GraceHyperParams) -> None:
-    """Check that the model has the named layers, and that ``query_token`` and ``replacement`` suit the kind of model.
+
+def check_kind(model: Any, hparams: GraceHyperParams) -> None:
+    """Check that ``query_token`` and ``tokens_per_key`` suit the kind of model.
+
+    This comes before layers are looked up: if a setting is meant for another kind of model, its layers are, too.
 
     Raises:
-        ModelError: a check fails; the message says what the model has instead.
+        ModelError: a check fails; the message says what to set.
     """
-    _, layer = find_layer(model, hparams)
     kind, name = kind_of(model), type(model).__name__
+    if hparams.by_subject and kind is not ModelKind.CAUSAL:
+        where = ", ".join(part for part in (hparams.source, "query_token") if part)
+        example = f", as {_EXAMPLES[kind]} does" if kind in _EXAMPLES else ""
+        raise ModelError(
+            f"{where}: subject_last is for causal language models; {name} is a {kind.value}. Set prompt_last, name one "
+            f"of its layers in inner_params{example}, and leave out the settings of docs/grace-subject.md."
+        )
     if kind is ModelKind.CAUSAL and hparams.query_token == "first":
         raise ModelError(
             "query_token: the first token of a causal language model has seen nothing of the prompt, so its "
@@ -36,13 +47,23 @@ def check_layer(model: Any, tok: Any, hparams: GraceHyperParams) -> None:
         )
     if hparams.tokens_per_key and kind is not ModelKind.CAUSAL:
         raise ModelError(f"tokens_per_key: needs a causal language model; {name} is none. Set it to 0.")
+
+
+def check_layer(model: Any, tok: Any, hparams: GraceHyperParams) -> None:
+    """Check that the model has the named layers, and that ``query_token`` and ``replacement`` suit the kind of model.
+
+    Raises:
+        ModelError: a check fails; the message says what the model has instead.
+    """
+    check_kind(model, hparams)
+    _, layer = find_layer(model, hparams)
     if hparams.by_subject:
         _check_edits_by_subject(model, hparams)
-    in_decoder = kind is ModelKind.SEQ2SEQ and find_stack(model, layer) is not model.get_encoder()
+    in_decoder = kind_of(model) is ModelKind.SEQ2SEQ and find_stack(model, layer) is not model.get_encoder()
     if in_decoder and hparams.replacement == "replace_prompt":
         raise ModelError(
-            f"replacement: there are no tokens before the start token of {name}'s decoder, so replace_prompt would "
-            "replace nothing. Use replace_last or replace_all, or name a layer of the encoder."
+            f"replacement: there are no tokens before the start token of {type(model).__name__}'s decoder, so "
+            "replace_prompt would replace nothing. Use replace_last or replace_all, or name a layer of the encoder."
         )
 
 
@@ -86,14 +107,11 @@ def check_query(query: Tensor, hparams: GraceHyperParams, activations: str) -> N
 
 
 def _check_edits_by_subject(model: Any, hparams: GraceHyperParams) -> None:
-    """Check that edits can be found by their subjects in this model, and that an ``answer_layer`` is in a later block.
+    """Check that an ``answer_layer`` is in a later block than the layer at which subjects are found.
 
     Raises:
-        ModelError: the model is no causal language model, or ``answer_layer`` is not in a later block.
+        ModelError: it is not.
     """
-    if kind_of(model) is not ModelKind.CAUSAL:
-        name = type(model).__name__
-        raise ModelError(f"query_token: subject_last is for causal language models; {name} is none. Use prompt_last.")
     named_answer_layer = find_answer_layer(model, hparams)
     if named_answer_layer is None:
         return

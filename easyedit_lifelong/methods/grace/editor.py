@@ -14,7 +14,7 @@ from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.adaptor import GraceAdaptor
-from easyedit_lifelong.methods.grace.check import check_layer
+from easyedit_lifelong.methods.grace.check import check_kind, check_layer
 from easyedit_lifelong.methods.grace.codebook.decisions import as_label
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.named_layers import find_answer_layer, find_layer
@@ -99,9 +99,10 @@ class GraceEditor(TrainedEdits):
         """Return the editor of the layer that the hyperparameters name; create it if the layer has none.
 
         Raises:
-            ModelError: the model has no such layer.
+            ModelError: the model has no such layer, or a setting does not suit its kind.
             EditError: the layer carries edits made with other settings of the codebook.
         """
+        check_kind(model, hparams)
         path, _ = find_layer(model, hparams)
         editor = cls.all_of(model).get(path)
         if editor is None:

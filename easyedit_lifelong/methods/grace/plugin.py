@@ -20,6 +20,7 @@ from easyedit_lifelong.methods.grace.search import SEARCH_SPACE
 from easyedit_lifelong.methods.grace.store import GraceRemoval, GraceStore
 from easyedit_lifelong.methods.grace.subject.model_statistics import prepare_statistics
 from easyedit_lifelong.methods.grace.watch import watch_answers
+from easyedit_lifelong.models.model_kinds import ModelKind
 
 _NO_WEIGHTS = (
     "GRACE's edits can't be put into plain weights: its codebook looks at how far a prompt is from each edited "
@@ -39,6 +40,7 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
             GraceHyperParams,
             apply_grace_to_model,
             batchable=True,
+            further_model_kinds=(ModelKind.SEQ2SEQ, ModelKind.CLASSIFIER),
             check=check_layer,
             check_requests=check_requests,
             prepare=prepare_statistics,

@@ -23,7 +23,8 @@ def _growth(run: RunRecord) -> list[ReportPlot]:
         return []
     end = max(n for n, _ in counts)
     edits, keys = counts[-1]
-    caption = f"{keys:g} keys hold {edits:g} edits: {edits / keys if keys else 0:.2f} edits a key."
+    hold, held = "key holds" if keys == 1 else "keys hold", "edit" if edits == 1 else "edits"
+    caption = f"{keys:g} {hold} {edits:g} {held}: {edits / keys if keys else 0:.2f} edits a key."
     series = [
         Series("keys", counts, marker="o" if len(counts) == 1 else ""),
         Series("one for each edit", [(0, 0), (end, end)], "reference"),

@@ -16,6 +16,7 @@ from easyedit_lifelong.methods.retrieval.explain import explain
 from easyedit_lifelong.methods.retrieval.make_edits import apply_retrieval_to_model
 from easyedit_lifelong.methods.retrieval.scope_classifier import load_classifier
 from easyedit_lifelong.methods.retrieval.store import RetrievalStore
+from easyedit_lifelong.methods.shared.causal_check import check_causal
 from easyedit_lifelong.methods.shared.encoded_requests import encode_request
 from easyedit_lifelong.models.context_attachment import inner_model
 from easyedit_lifelong.models.load import context_length
@@ -30,6 +31,7 @@ def check_model(model: Any, tokenizer: Any, hparams: RetrievalHyperParams) -> No
         HyperParameterError: the sentence encoder cannot be used.
         RunError: the scope classifier cannot be used.
     """
+    check_causal(model, hparams.ALG_NAME)
     inner_model(model)
     embedder_for(model, tokenizer, hparams)
     if isinstance(hparams, SERACHyperParams) and hparams.scope_classifier is not None:

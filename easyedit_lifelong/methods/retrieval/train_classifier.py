@@ -22,6 +22,7 @@ from easyedit_lifelong.methods.retrieval.scope_classifier import (
     save_classifier,
 )
 from easyedit_lifelong.models.encoding import encode_text
+from easyedit_lifelong.plurals import counted
 
 _FIRST_SCALE, _FIRST_THRESHOLD = 10.0, 0.5
 _HELD_OUT = 0.1
@@ -150,7 +151,9 @@ def _fit(
         loss.backward()
         optimiser.step()
     if not loss.isfinite():
-        raise EditError(f"the loss of the scope classifier is not finite after {steps} steps; use a smaller lr")
+        raise EditError(
+            f"the loss of the scope classifier is not finite after {counted(steps, 'step')}; use a smaller lr"
+        )
     return projection.detach(), threshold.item(), loss.item()
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from easyedit_lifelong.methods.training.example_passes import ExamplePasses, Weights
 from easyedit_lifelong.methods.training.examples import Example
 from easyedit_lifelong.models.gradients import gradients_of
+from easyedit_lifelong.plurals import counted
 
 LOG = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def train(
         for begin in range(0, len(order), schedule.examples_per_step):
             batch = order[begin : begin + schedule.examples_per_step]
             result = passes.losses(batch, weights)
-            result.check_finite(batch, f"after {len(step_losses)} steps")
+            result.check_finite(batch, f"after {counted(len(step_losses), 'step')}")
             loss, correct = result.losses.mean(), bool(result.correct.all())
             value = float(loss.detach())
             epoch_loss, all_correct = epoch_loss + value * len(batch), all_correct and correct

@@ -19,6 +19,7 @@ from easyedit_lifelong.methods.weight_updates.model_editor import ModelEditor
 from easyedit_lifelong.models.anatomy import projection_shape
 from easyedit_lifelong.models.model_modes import editing
 from easyedit_lifelong.models.modules import find_module, still_runs
+from easyedit_lifelong.plurals import counted
 
 
 class BatchEditor(ModelEditor, Generic[AnyBatch]):
@@ -133,7 +134,8 @@ class BatchEditor(ModelEditor, Generic[AnyBatch]):
         count = len(self.state.batches)
         if not 0 <= batch <= count:
             raise EditError(
-                f"can't roll back to batch {batch}: the model has {count} batches. Choose a number from 0 to {count}."
+                f"can't roll back to batch {batch}: the model has {counted(count, 'batch', 'batches')}. "
+                f"Choose a number from 0 to {count}."
             )
         if batch < count:
             self._check_layers()

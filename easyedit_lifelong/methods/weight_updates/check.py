@@ -7,6 +7,7 @@ from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError, ModelError
+from easyedit_lifelong.methods.shared.causal_check import check_causal
 from easyedit_lifelong.methods.shared.encoded_requests import encode_request
 from easyedit_lifelong.methods.weight_updates.config import (
     BlockUpdateHyperParams,
@@ -14,7 +15,6 @@ from easyedit_lifelong.methods.weight_updates.config import (
 )
 from easyedit_lifelong.models.anatomy import anatomy_of, is_routed_expert, projection_shape
 from easyedit_lifelong.models.load import context_length
-from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.pair_encoders import encoder_for
 from easyedit_lifelong.models.quantisation import quantised_weight
@@ -33,19 +33,6 @@ SPLIT_REMEDY = (
 """What to do if a method that needs projections is used on a model that is split over processes."""
 
 
-def check_causal(model: Any, hparams: WeightUpdateHyperParams) -> None:
-    """Check that the model is a causal language model.
-
-    Raises:
-        ModelError: it is of another kind.
-    """
-    if (kind := kind_of(model)) is not ModelKind.CAUSAL:
-        raise ModelError(
-            f"{hparams.ALG_NAME} edits causal language models; {type(model).__name__} is a {kind.value}. "
-            "docs/methods.md lists the methods that edit one."
-        )
-
-
 def check_projections(model: Any, hparams: BlockUpdateHyperParams) -> None:
     """Check that the model has the projections that the hyperparameters name.
 
@@ -53,7 +40,7 @@ def check_projections(model: Any, hparams: BlockUpdateHyperParams) -> None:
         ModelError: the model is not a causal language model, or it lacks a layer, or a layer is not a projection. The
             message names the hyperparameter.
     """
-    check_causal(model, hparams)
+    check_causal(model, hparams.ALG_NAME)
     anatomy = anatomy_of(model)
     for number in hparams.edited_layers:
         if anatomy is not None and number >= len(anatomy.blocks):
@@ -74,7 +61,7 @@ def check_block_projections(model: Any, hparams: WeightUpdateHyperParams, name: 
     Raises:
         ModelError: the model is not a causal language model, or a projection is missing or cannot be edited.
     """
-    check_causal(model, hparams)
+    check_causal(model, hparams.ALG_NAME)
     anatomy = anatomy_of(model)
     for module_name in getattr(hparams, name):
         try:

@@ -19,6 +19,7 @@ from easyedit_lifelong.methods.weight_updates.history import AnyBatch
 from easyedit_lifelong.methods.weight_updates.layer_update import WeightUpdate
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.modules import module_path
+from easyedit_lifelong.plurals import counted
 
 
 class BatchStore(Generic[AnyBatch]):
@@ -143,7 +144,7 @@ class BatchStore(Generic[AnyBatch]):
                 batches.append(self._editor_class.batch_class(records, layers, **extra))  # type: ignore[arg-type]
                 begin = end
             if begin != len(part.edits) or not columns.at_end:
-                raise ValueError(f"the batches list {begin} edits, but the part has {len(part.edits)}")
+                raise ValueError(f"the batches list {counted(begin, 'edit')}, but the part has {len(part.edits)}")
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise RunError(f"{where}: {self._name}'s edits are incomplete or damaged: {error}") from error
         return batches
@@ -173,7 +174,9 @@ class BatchStore(Generic[AnyBatch]):
         """
         sizes = [len(saved.records) for saved in self.batches(part, where)]
         if not 0 <= batch <= len(sizes):
-            raise EditError(f"{where}: can't roll back to batch {batch}: the folder has {len(sizes)} batches")
+            raise EditError(
+                f"{where}: can't roll back to batch {batch}: the folder has {counted(len(sizes), 'batch', 'batches')}"
+            )
         columns = _Columns(part.tensors)
         for entry in part.state["batches"][:batch]:
             columns.next_batch(entry)

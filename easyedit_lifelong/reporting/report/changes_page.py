@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from easyedit_lifelong.locate.restorations import KINDS
 from easyedit_lifelong.locate.state_changes import StateChanges
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.report.axes import Plot
 from easyedit_lifelong.reporting.report.page import render_page
 from easyedit_lifelong.reporting.report.trace_figures import change_map
@@ -28,7 +29,7 @@ def changes_page(prompts: Sequence[StateChanges], model: str, edits: str) -> tup
         "changes.html.j2",
         plots,
         title=f"Where edits change {model}",
-        facts=[f"edits of {edits}", f"{len(prompts)} prompts"],
+        facts=[f"edits of {edits}", counted(len(prompts), "prompt")],
         prompts=list(zip(prompts, drawn, strict=True)),
     )
     return page, plots

@@ -131,9 +131,9 @@ def tables_of(rows: Sequence[Row], runs: Sequence[RunFiles]) -> list[Comparison]
         ),
         (
             "Costs",
-            "Failed edits; edits in a batch; seconds of the method alone; bytes of the saved edits; the highest use "
-            "of memory during an edit, the model included; what can be rolled back: single edits, the latest batches, "
-            "or all edits at once. Compare times and memory only of runs on the same machine.",
+            "Failed edits; edits in a batch; mean seconds of the method alone; bytes of the saved edits; the highest "
+            "use of memory during an edit, the model included; what can be rolled back: single edits, the latest "
+            "batches, or all edits at once. Compare times and memory only of runs on the same machine.",
             COSTS,
         ),
     )

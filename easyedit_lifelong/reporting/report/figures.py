@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from easyedit_lifelong.methods.report_sections import EDITS, ReportPlot, Series
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.report import history
 from easyedit_lifelong.reporting.report.axes import Curve, Plot, curves_figure, dot_plot, fit_scores
 from easyedit_lifelong.reporting.report.read import RunFiles
@@ -46,7 +47,7 @@ def score_plots(run: RunFiles) -> list[Plot]:
         with_before = [curve.label for curve in curves if curve.before is not None]
         xs = [x for curve in curves for x, _, _ in curve.points]
         last = ", ".join(f"{curve.label} {shown(curve.points[-1][1], curve.label)}" for curve in curves)
-        caption = [f"Scored once, at {xs[0]} edits."] if once else []
+        caption = [f"Scored once, at {counted(int(xs[0]), 'edit')}."] if once else []
         if any(interval is not None for curve in curves for _, _, interval in curve.points):
             caption.append(f"{'Bars' if once else 'Bands'} are 95 % bootstrap intervals over requests.")
         if with_before:
@@ -56,7 +57,7 @@ def score_plots(run: RunFiles) -> list[Plot]:
             figure, alt = dot_plot(curves), last
         else:
             figure = curves_figure(curves, fit_scores, xs, columns=2 if max(map(len, metrics)) > 12 else 4)
-            alt = f"{_listed(metrics)} against {EDITS}; at {max(xs)} edits: {last}"
+            alt = f"{_listed(metrics)} against {EDITS}; at {counted(int(max(xs)), 'edit')}: {last}"
         plots.append(Plot(name, _TITLES.get(name) or _listed(metrics), " ".join(caption), alt, figure))
     return plots
 

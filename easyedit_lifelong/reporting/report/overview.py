@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.report.comparison_table import Comparison, common, compare
 from easyedit_lifelong.reporting.report.read import RunFiles
 from easyedit_lifelong.reporting.report.score_rows import SECONDS, Score
@@ -62,5 +63,6 @@ def _about(runs: Sequence[RunFiles]) -> str:
     """Return the models, data and numbers of edits of runs as a sentence."""
     edits = sorted({run.n_edits for run in runs})
     count = f"{edits[0]:,}" if len(edits) == 1 else f"{edits[0]:,} to {edits[-1]:,}"
+    noun = "edit" if edits == [1] else "edits"
     models, data = common([run.model for run in runs]), common([run.data or "unnamed data" for run in runs])
-    return f"{len(runs)} runs on {models}: {count} edits of {data}. Scores are those after all edits."
+    return f"{counted(len(runs), 'run')} on {models}: {count} {noun} of {data}. Scores are those after all edits."

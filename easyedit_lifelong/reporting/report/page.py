@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.report import figures, svg
 from easyedit_lifelong.reporting.report.axes import Plot
 from easyedit_lifelong.reporting.report.comparison import MAX_BANDS, comparison_plots
@@ -94,7 +95,7 @@ def comparison_page(
     page = render_page(
         "comparison.html.j2",
         plots,
-        title=f"{len(runs)} runs side by side",
+        title=f"{counted(len(runs), 'run')} side by side",
         runs=list(zip(runs, names, strict=True)),
         overview=overview_of(runs, names),
         bar=bar,
@@ -151,7 +152,7 @@ def _folded(cases: Sequence[Any]) -> dict[str, Any]:
 
 def _facts(run: RunFiles) -> list[str]:
     """Return short facts about a run for the head of its page, such as ``batches of 10``."""
-    facts = [f"{run.n_edits} edits" + (f" of {run.data}" if run.data else "")]
+    facts = [f"{counted(run.n_edits, 'edit')}" + (f" of {run.data}" if run.data else "")]
     protocol, size = run.setting("protocol"), run.setting("batch_size") or run.hparams.get("batch_size")
     if isinstance(protocol, str):
         facts.append(protocol)

@@ -17,6 +17,7 @@ from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.methods.report_sections import RunRecord, is_number
 from easyedit_lifelong.parsing import parse_json, parse_yaml
 from easyedit_lifelong.paths import expanded_path
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, STATE, SUMMARY
 from easyedit_lifelong.runs.run_folder import METRICS_FILE as CURVE
 
@@ -200,8 +201,9 @@ def read_run(folder: Path) -> RunFiles:
         notes,
     )
     if not run.finished:
-        total = f" of {run.n_requests}" if run.n_requests is not None else ""
-        notes.insert(0, f"This run isn't finished: its journal has {len(run.journal)}{total} requests.")
+        done, total = len(run.journal), run.n_requests
+        text = counted(done, "request") if total is None else f"{done} of {counted(total, 'request')}"
+        notes.insert(0, f"This run isn't finished: its journal has {text}.")
     return run
 
 

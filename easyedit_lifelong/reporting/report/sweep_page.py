@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.report.comparison_table import Comparison, arrow
 from easyedit_lifelong.reporting.report.page import render_page
 from easyedit_lifelong.reporting.report.read import RunFiles
@@ -41,7 +42,7 @@ def sweep_page(sections: Sequence[SweepSection], n_cells: int, warnings: Sequenc
     return render_page(
         "sweep.html.j2",
         [],
-        title=f"Sweep of {n_cells} cells, {n_finished} finished",
+        title=f"Sweep of {counted(n_cells, 'cell')}, {n_finished} finished",
         sections=sections,
         warnings=warnings,
         several_seeds=any(section.n_seeds > 1 for section in sections),

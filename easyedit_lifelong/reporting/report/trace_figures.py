@@ -18,6 +18,7 @@ from easyedit_lifelong.locate.averages import LayerMeans
 from easyedit_lifelong.locate.restorations import Kind, Module
 from easyedit_lifelong.locate.state_changes import StateChanges
 from easyedit_lifelong.locate.trace import FactTrace
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.report.axes import Plot, draw_band
 from easyedit_lifelong.reporting.report.style import MUTED, SERIES, SIZE, legend_below, new_figure, series_style
 
@@ -137,7 +138,9 @@ def average_figure(averages: Mapping[str, LayerMeans], kind: Kind, window: int) 
         f"{role} {max(average.means):.3f} at layer {int(np.argmax(average.means))}"
         for role, average in averages.items()
     )
-    caption = f"Restored {KIND_NAMES[kind]}, averaged over {n_facts} facts. Bands are 95 % bootstrap intervals."
+    caption = (
+        f"Restored {KIND_NAMES[kind]}, averaged over {counted(n_facts, 'fact')}. Bands are 95 % bootstrap intervals."
+    )
     alt = f"Average indirect effect by layer; largest values: {peaks}. {caption}"
     return Plot(f"average-{kind}", _title(kind), caption, alt, figure)
 
@@ -164,8 +167,8 @@ def severed_figure(state: LayerMeans, severed: Mapping[Module, LayerMeans]) -> P
     axes.set_ylabel("average indirect effect")
     legend_below(figure, axes, columns=3)
     caption = (
-        f"Effect of the last subject token's state, averaged over {state.n_facts} facts, and with the MLPs or the "
-        "attention above it frozen at their corrupted values. Bars are 95 % bootstrap intervals."
+        f"Effect of the last subject token's state, averaged over {counted(state.n_facts, 'fact')}, and with the MLPs "
+        "or the attention above it frozen at their corrupted values. Bars are 95 % bootstrap intervals."
     )
     peaks = "; ".join(
         f"{label} {max(a.means):.3f} at layer {int(np.argmax(a.means))}" for label, (a, _) in bars.items()

@@ -17,6 +17,7 @@ from easyedit_lifelong.locate.averages import (
 from easyedit_lifelong.locate.layer_rule import LAST_SUBJECT, SuggestedLayers, suggest_layers
 from easyedit_lifelong.locate.restorations import KINDS, MODULES
 from easyedit_lifelong.locate.trace import FactTrace
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.report.axes import Plot
 from easyedit_lifelong.reporting.report.page import render_page
 from easyedit_lifelong.reporting.report.trace_figures import (
@@ -58,7 +59,7 @@ def trace_page(
         "locate.html.j2",
         plots,
         title=f"Causal traces of {settings.get('model', 'a model')}",
-        facts=[f"{len(traces)} facts", *(f"{count} {name}" for name, count in n_others.items())],
+        facts=[counted(len(traces), "fact"), *(f"{count} {name}" for name, count in n_others.items())],
         tiles=_tiles(traces, suggest_layers(traces)),
         average_plots=average_plots,
         severed_plots=severed_plots,

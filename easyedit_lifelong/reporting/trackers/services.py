@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 from easyedit_lifelong.atomic import write_text_atomically
 from easyedit_lifelong.errors import PluginError
 from easyedit_lifelong.parsing import parse_json
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.trackers.flat import flatten, numeric_metrics
 from easyedit_lifelong.reporting.trackers.table_files import reported_write_errors
 from easyedit_lifelong.runs.run_folder import JOURNAL
@@ -87,10 +88,10 @@ class ServiceTracker(ABC):
             self._n_lost += 1
             if self._n_lost == 1:
                 LOG.warning(
-                    "tracker %s: the point at %d edits isn't recorded: %s The run continues; its metrics.jsonl has "
+                    "tracker %s: the point at %s isn't recorded: %s The run continues; its metrics.jsonl has "
                     "every point.",
                     self.name,
-                    step,
+                    counted(step, "edit"),
                     _sentence(error),
                 )
 

@@ -156,8 +156,13 @@ def test_a_layer_that_does_not_exist_is_refused_with_its_option() -> None:
 @pytest.mark.parametrize("kind", ["t5-encoder", "t5-decoder", "bert-last"])
 def test_models_other_than_causal_language_models_are_refused(kind: str) -> None:
     model, tokenizer = ARCHITECTURES[kind].build()
-    message = refusal_of_model(model, tokenizer, ARCHITECTURES[kind].hparams(query_token="subject_last"))
-    assert f"subject_last is for causal language models; {type(model).__name__} is none" in message
+    hparams = ARCHITECTURES[kind].hparams(query_token="subject_last")
+    for layer in (hparams.inner_params, ["model.layers[0].mlp.down_proj"]):  # that of a causal model is no cause
+        hparams.inner_params = layer
+        message = refusal_of_model(model, tokenizer, hparams)
+        assert f"subject_last is for causal language models; {type(model).__name__} is a " in message
+        example = "GRACE/scotus-bert" if kind == "bert-last" else "GRACE/t5-small"
+        assert f"Set prompt_last, name one of its layers in inner_params, as {example} does" in message
 
 
 def test_a_layer_without_a_vector_for_every_token_is_refused(mode: str) -> None:

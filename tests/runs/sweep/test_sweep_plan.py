@@ -112,7 +112,7 @@ def test_settings_without_cells_are_refused(tmp_path: Path, content: str) -> Non
         (
             {"data": {"late": {"path": "facts.json", "offset": 9}}},
             LifelongError,
-            r"data late: .*9 records are to be skipped",
+            r"data late: .*9 records to skip",
         ),
     ],
 )

@@ -10,6 +10,7 @@ from easyedit_lifelong.methods.grace.calibration.answer_layer_study import SCORE
 from easyedit_lifelong.methods.grace.calibration.choice import AUTO, best_key_layer
 from easyedit_lifelong.methods.grace.calibration.key_layer_study import DISTANCES, MENTIONS, KeyLayerResult, rates_with
 from easyedit_lifelong.methods.grace.calibration.study import Calibration
+from easyedit_lifelong.plurals import counted
 
 _MARK = "←"
 """Marks the chosen row of a table."""
@@ -31,7 +32,7 @@ def outcome_of(calibration: Calibration) -> CalibrationOutcome:
         chosen=calibration.chosen,
         counts=counts,
         scores=vars(chosen),
-        evidence=f"{counts['paraphrases']} paraphrases, {counts['locality']} locality prompts",
+        evidence=f"{counted(counts['paraphrases'], 'paraphrase')}, {counted(counts['locality'], 'locality prompt')}",
         verdict=verdict(calibration),
         tables=[key_layer_table(steps.findings, rate, rates_with(rate)), *answer_layer_tables],
         short_tables=[key_layer_table(steps.findings, rate, [rate]), *answer_layer_tables],

@@ -14,6 +14,7 @@ from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.evaluation.context_fit import check_fit
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.shared.subject_positions import subject_span
+from easyedit_lifelong.plurals import counted
 
 MIN_RECORDS = 8
 """With fewer records than this, the scores of a calibration have no meaning."""
@@ -44,9 +45,9 @@ def usable_records(requests: Sequence[EditRequest], scorer: Scorer, model: Any) 
         counts = Counter(part for part in missing if part is not None).most_common()
         left_out = "; ".join(f"{count} without {part}" for part, count in counts)
         raise DataError(
-            f"{len(usable)} of {len(requests)} records can be used; a calibration needs {MIN_RECORDS} at least, and "
-            "100 or more for reliable scores. Each needs subject, rephrase_prompt and locality. Add such records."
-            + (f" Left out: {left_out}." if left_out else "")
+            f"{len(usable)} of {counted(len(requests), 'record')} can be used; a calibration needs {MIN_RECORDS} at "
+            "least, and 100 or more for reliable scores. Each needs subject, rephrase_prompt and locality. Add such "
+            "records." + (f" Left out: {left_out}." if left_out else "")
         )
     return usable
 
@@ -95,7 +96,7 @@ def add_relation_probes(requests: Sequence[EditRequest], seed: int = 0) -> tuple
             records.append(request)
     if len(records) < MIN_RECORDS:
         raise DataError(
-            f"only {len(records)} of {len(requests)} records ask something else about their subject "
+            f"only {len(records)} of {counted(len(requests), 'record')} ask something else about their subject "
             "(relation_specificity) or can borrow such a question from a record with other answers; a calibration "
             f"needs {MIN_RECORDS}. Add records of other relations."
         )

@@ -20,6 +20,7 @@ from easyedit_lifelong.methods.shared.quasi_newton import lowest
 from easyedit_lifelong.methods.shared.vector_optimisers import make_optimiser
 from easyedit_lifelong.models.encoding import IGNORED
 from easyedit_lifelong.models.gradients import gradients_of
+from easyedit_lifelong.plurals import counted
 
 
 @dataclass(frozen=True)
@@ -129,13 +130,14 @@ def train_values(
             optimiser.step([outcomes.objectives[n] for n in remaining], gradients[remaining, chosen])
         except RuntimeError as error:
             raise EditError(
-                f"{where[active[0]]}: the optimizer failed after {before[active[0]] + step} steps: {error}; "
+                f"{where[active[0]]}: the optimizer failed after {counted(before[active[0]] + step, 'step')}: {error}; "
                 "a lower edit_lr may help"
             ) from error
     for edit, result in trained.items():
         if not torch.isfinite(result.value).all():
             raise EditError(
-                f"{where[edit]}: the value became NaN or infinite after {result.steps} steps; a lower edit_lr may help"
+                f"{where[edit]}: the value became NaN or infinite after {counted(result.steps, 'step')}; "
+                "a lower edit_lr may help"
             )
     return [trained[edit] for edit in range(len(starts))]
 
@@ -148,7 +150,7 @@ def require_finite_loss(outcome: TrainedValue, where: str) -> None:
     """
     if not math.isfinite(outcome.loss):
         raise EditError(
-            f"{where}: the loss became {outcome.loss} after {outcome.steps} steps; a lower edit_lr may help"
+            f"{where}: the loss became {outcome.loss} after {counted(outcome.steps, 'step')}; a lower edit_lr may help"
         )
 
 
