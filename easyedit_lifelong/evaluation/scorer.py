@@ -172,8 +172,7 @@ class Scorer:
             # Nothing is predicted after the last token, so n tokens need n - 1 positions after the prompt.
             limits = [min(limit, context + 1 - len(tokens)) for tokens, limit in zip(encoded, limits, strict=True)]
         ends, start_arguments = end_tokens(model, self.tokenizer), self._start_arguments(model)
-        head = self._head(model)
-        drops_rows = is_complete is not None and sampling is None and head is not None and can_drop_rows(model)
+        drops_rows = is_complete is not None and sampling is None and can_drop_rows(model)
         with evaluating(model), bare_generation_config(model):
             for batch in self._unpadded_batches(model, encoded, limits, context):
                 ids, mask = pad_rows([encoded[index] for index in batch], self._pad, self._side, input_device(model))
@@ -181,8 +180,8 @@ class Scorer:
                 stop = None
                 if is_complete is not None:
                     stop = StopEachRow(self.tokenizer, begin, batch, limits, ends, is_complete)
-                if drops_rows and stop is not None and head is not None:
-                    answers = generate_rows(model, head, ids, mask, stop.row_has_ended)
+                if drops_rows and stop is not None:
+                    answers = generate_rows(model, ids, mask, stop.row_has_ended)
                 else:
                     config = GenerationConfig(
                         max_new_tokens=max(limits[index] for index in batch),

@@ -30,6 +30,19 @@ _PAD = 1
 """An ordinary token: the embedding of the padding token can be 0, which hides an effect of padding."""
 
 
+def caches_all_tokens(model: Any) -> bool:
+    """Return whether a model takes a cache and positions, and keeps keys and values of all tokens in every layer."""
+    if not isinstance(model, PreTrainedModel) or not takes_positions(model):
+        return False
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        return False
+    try:
+        check_layers(model.config)
+    except ModelError:
+        return False
+    return True
+
+
 def can_cache_rows(model: Any) -> bool:
     """Return whether rows of different lengths can share a :class:`RowCache` of a model.
 
@@ -37,7 +50,7 @@ def can_cache_rows(model: Any) -> bool:
     padding. The model is tried once; later calls return the same.
     """
     if model not in _RESULTS:
-        _RESULTS[model] = _has_fitting_layers(model) and _try_rows(model)
+        _RESULTS[model] = caches_all_tokens(model) and _try_rows(model)
     return _RESULTS[model]
 
 
@@ -132,19 +145,6 @@ class RowCache:
 def _padded(states: Tensor, columns: int) -> Tensor:
     """Return keys or values, shape ``(rows, heads, tokens, width)``, with zeros before them: ``columns`` in all."""
     return F.pad(states, (0, 0, columns - states.shape[2], 0))
-
-
-def _has_fitting_layers(model: Any) -> bool:
-    """Return whether a model takes a cache and positions, and keeps keys and values of all tokens in every layer."""
-    if not isinstance(model, PreTrainedModel) or not takes_positions(model):
-        return False
-    if "past_key_values" not in inspect.signature(model.forward).parameters:
-        return False
-    try:
-        check_layers(model.config)
-    except ModelError:
-        return False
-    return True
 
 
 @torch.no_grad()
