@@ -19,6 +19,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.evaluation.questions import Question, Questions
 from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.evaluation.scorers import requests_and_scorer
 from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer
 from easyedit_lifelong.folder_lock import locked_folder
 from easyedit_lifelong.hparams_files import hparams_values
@@ -84,7 +85,7 @@ def sweep_layers(
         HyperParameterError: the method has no layers to replace, or can't edit one of them.
         RunError: the folder holds a sweep with other settings, or can't be written to.
     """
-    scorer = Scorer(tokenizer)
+    requests, scorer = requests_and_scorer(model, tokenizer, requests, hparams)
     path = out / f"{method.name.replace('/', '-')}.json"
     settings = {
         "model": model_label(model),
