@@ -60,7 +60,7 @@ class TraceFolder:
                 (self.path / FACTS).mkdir(exist_ok=True)
             return
         # Not the name or path of the model: the fingerprint of its weights is compared.
-        changes = setting_changes(self.settings(), settings, lambda name: name in ("schema_version", "model"))
+        changes = setting_changes(self.settings(), settings, ("schema_version.", "model."))
         if changes:
             raise RunError(
                 f"{self.path}: this tracing can't be resumed with other settings: {'; '.join(changes)}. Use its "

@@ -27,8 +27,9 @@ from easyedit_lifelong.runs.setting_changes import setting_changes
 
 LOG = logging.getLogger(__name__)
 
-_NOT_COMPARED = ("data.", "retention", "text", "capability", "lm_eval.path", "schema_version")
-_HPARAMS_NOT_COMPARED = (".device", ".model_parallel", ".mom2_engine")
+_NOT_COMPARED = ("data.", "retention.", "text.", "capability.", "lm_eval.path.", "schema_version.")
+"""Prefixes of the settings that may differ when a comparison is continued: paths of data, of which a digest counts."""
+_HPARAMS_NOT_COMPARED = ("device", "model_parallel", "mom2_engine")
 
 
 @dataclass(frozen=True)
@@ -266,11 +267,11 @@ def _merge_stored(out: Path, config: dict[str, Any], defaults: dict[str, dict[st
     stored_methods = stored if isinstance(stored, dict) else {}
     both = [label for label in config["methods"] if label in stored_methods]
     before = {
-        label: {**defaults[label], **values} if isinstance(values := stored_methods[label], dict) else values
+        label: _compared({**defaults[label], **values}) if isinstance(values := stored_methods[label], dict) else values
         for label in both
     }
-    present = {label: config["methods"][label] for label in both}
-    changes = setting_changes({**written, "methods": before}, {**config, "methods": present}, _is_ignored)
+    present = {label: _compared(config["methods"][label]) for label in both}
+    changes = setting_changes({**written, "methods": before}, {**config, "methods": present}, _NOT_COMPARED)
     if changes:
         raise RunError(
             f"{out}: holds a comparison with other settings: {'; '.join(changes)}. Choose what it began with, or "
@@ -279,6 +280,6 @@ def _merge_stored(out: Path, config: dict[str, Any], defaults: dict[str, dict[st
     return {**config, "methods": {**stored_methods, **config["methods"]}}
 
 
-def _is_ignored(name: str) -> bool:
-    """Return whether a setting may differ when a comparison is continued: paths of data, of which a digest counts."""
-    return name.startswith(_NOT_COMPARED) or (name.startswith("methods.") and name.endswith(_HPARAMS_NOT_COMPARED))
+def _compared(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """Return hyperparameters without those that may differ when a comparison is continued."""
+    return {name: value for name, value in hparams.items() if name not in _HPARAMS_NOT_COMPARED}

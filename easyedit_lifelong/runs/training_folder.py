@@ -18,6 +18,7 @@ from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.artefacts import DESCRIPTION
 from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.runs.run_folder import check_free
+from easyedit_lifelong.runs.setting_changes import setting_changes
 
 SCHEMA_VERSION = 1
 CHECKPOINT, CURVE, LOG_FILE = "checkpoint.safetensors", "training.jsonl", "training.log"
@@ -82,12 +83,7 @@ class TrainingFolder:
             RunError: there is none, it is damaged, or it has other settings.
         """
         entry, tensors = _read(self.path / CHECKPOINT)
-        recorded = entry["settings"]
-        changes = [
-            f"{name} was {recorded.get(name)!r}, is {self._settings.get(name)!r}"
-            for name in dict.fromkeys([*recorded, *self._settings])
-            if recorded.get(name) != self._settings.get(name)
-        ]
+        changes = setting_changes(entry["settings"], self._settings)
         if changes:
             raise RunError(
                 f"{self.path}: this training can't be resumed with other settings: {'; '.join(changes)}. Use its "

@@ -18,7 +18,7 @@ from easyedit_lifelong.runs.comparison import ComparedRun, config_of, plan_run
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
 from easyedit_lifelong.runs.inputs import read_inputs
 from easyedit_lifelong.runs.plan import Plan
-from easyedit_lifelong.runs.run_config import loop_settings, requests_digest
+from easyedit_lifelong.runs.run_config import loop_settings
 from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, SCHEMA_VERSION, SUMMARY, check_free
 from easyedit_lifelong.runs.setting_changes import NOT_COMPARED, setting_changes
 from easyedit_lifelong.runs.sweep.sweep_grid import Grid
@@ -193,13 +193,11 @@ def _read_inputs(experiment: Experiment, label: str, seed: int) -> Inputs:
 def _cell_config(run: ComparedRun, inputs: Inputs) -> dict[str, Any]:
     """Return the settings of a cell, in the form of an experiment file."""
     experiment = run.plan.experiment
-    digest = requests_digest(inputs.requests, inputs.retention or [], inputs.text, inputs.capability)
     return {
         "loop": experiment.loop,
         "hparams": hparams_values(run.plan.hparams),
         **config_of(experiment, inputs),
         "only_errors": experiment.only_errors,
-        "recorded": {"requests_sha256": digest},
     }
 
 
@@ -246,7 +244,7 @@ def _changes(cell: Cell, stored: Any, present: Mapping[str, Any]) -> list[str]:
         present, may_differ = _run_settings(cell.run.plan, present, written), _MAY_DIFFER_FROM_RUN
     if isinstance(hparams := written.get("hparams"), dict):  # a file of an older release can lack some
         written = {**written, "hparams": {**hparams_defaults(cell.run.plan.hparams), **hparams}}
-    return setting_changes(written, present, lambda name: f"{name}.".startswith(may_differ))
+    return setting_changes(written, present, may_differ)
 
 
 def _run_settings(plan: Plan, settings: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
