@@ -65,10 +65,9 @@ class TrialEdits:
             n_failed = self._edit_all(hparams, rollbacks, progress)
             found = self._board.score(self.model, self.requests).values
         except (CovarianceError, HyperParameterError, ModelError) as error:
-            return Trial(number, stage, dict(values), {}, 0, 0, 0.0, str(error))
+            return Trial(number, stage, dict(values), problem=str(error))
         except torch.OutOfMemoryError:
-            problem = "out of memory; a smaller batch_size may fit"
-            return Trial(number, stage, dict(values), {}, 0, 0, 0.0, problem)
+            return Trial(number, stage, dict(values), problem="out of memory; a smaller batch_size may fit")
         finally:
             for rollback in reversed(rollbacks):
                 rollback()

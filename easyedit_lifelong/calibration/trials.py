@@ -6,7 +6,7 @@ import dataclasses
 import json
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,10 @@ class Trial:
     number: int
     stage: str
     values: dict[str, Any]
-    scores: dict[str, float]
-    n_edits: int
-    n_failed: int
-    seconds: float
+    scores: dict[str, float] = field(default_factory=dict)
+    n_edits: int = 0
+    n_failed: int = 0
+    seconds: float = 0.0
     problem: str = ""
 
     @property
@@ -91,7 +91,7 @@ class TrialLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         entries = read_lines(path, _FIELDS, "this search can't be resumed. Start again in another folder, with --out")
-        names = [field.name for field in dataclasses.fields(Trial)]
+        names = [item.name for item in dataclasses.fields(Trial)]
         self.trials = [Trial(**{name: entry[name] for name in names}) for entry in entries]
         try:
             if path.exists() and not path.read_bytes().endswith(b"\n"):

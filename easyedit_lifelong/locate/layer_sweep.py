@@ -6,6 +6,7 @@ Each edit is made on the unedited model, scored by teacher forcing, and rolled b
 from __future__ import annotations
 
 import json
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,8 +52,7 @@ class SweptLayer:
     @property
     def combined(self) -> float:
         """The harmonic mean of the scores, as ROME's score S; 0 if one is 0."""
-        values = list(self.scores.values())
-        return len(values) / sum(1 / value for value in values) if values and all(values) else 0.0
+        return statistics.harmonic_mean(self.scores.values()) if self.scores else 0.0
 
 
 def sweep_layers(

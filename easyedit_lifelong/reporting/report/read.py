@@ -17,10 +17,9 @@ from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.methods.report_sections import RunRecord, is_number
 from easyedit_lifelong.parsing import parse_json, parse_yaml
 from easyedit_lifelong.paths import expanded_path
-from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, STATE, SUMMARY
+from easyedit_lifelong.runs.run_folder import CONFIG, GENERATIONS, JOURNAL, STATE, SUMMARY
 from easyedit_lifelong.runs.run_folder import METRICS_FILE as CURVE
 
-GENERATIONS = "generations.jsonl"
 _FILES = (CONFIG, JOURNAL, CURVE, SUMMARY)
 
 Entry = dict[str, Any]
