@@ -21,7 +21,8 @@ from easyedit_lifelong.runs.compared_methods import COMPARISON_FILE, MethodCompa
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
 from easyedit_lifelong.runs.inputs import read_inputs
 from easyedit_lifelong.runs.plan import Plan, make_plan
-from easyedit_lifelong.runs.run_config import requests_digest, run_config, scoring_config
+from easyedit_lifelong.runs.requests_digest import requests_digest
+from easyedit_lifelong.runs.run_config import run_config, scoring_config
 from easyedit_lifelong.runs.run_folder import CONFIG, SCHEMA_VERSION, SUMMARY, RunFolder, check_free, has_summary
 from easyedit_lifelong.runs.setting_changes import setting_changes
 

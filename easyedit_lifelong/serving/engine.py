@@ -214,9 +214,10 @@ class Engine:
 
     def _fits(self, jobs: Sequence[GenerationJob]) -> bool:
         """Return whether jobs can be one batch. A single job always can."""
-        if len(jobs) == 1:
-            return True
-        rows = [row for job in jobs for row in job.rows]
+        return len(jobs) == 1 or self._fit_together([row for job in jobs for row in job.rows])
+
+    def _fit_together(self, rows: Sequence[Row]) -> bool:
+        """Return whether rows are few enough, and the longest prompt with the longest answer fits the context."""
         width = max(len(row.prompt) for row in rows) + max(row.sampling.max_tokens for row in rows)
         return len(rows) <= self._max_rows and (self._context is None or width <= self._context + 1)
 
@@ -251,11 +252,8 @@ class Engine:
         """Yield the rows of a batch in groups that fit the model; only a single request can need several."""
         group: list[Row] = []
         for row in sorted(rows, key=lambda row: len(row.prompt)):
-            extended = [*group, row]
-            width = max(len(r.prompt) for r in extended) + max(r.sampling.max_tokens for r in extended)
-            too_wide = self._context is not None and width > self._context + 1
-            if group and (too_wide or len(extended) > self._max_rows):
+            if group and not self._fit_together([*group, row]):
                 yield group
-                extended = [row]
-            group = extended
+                group = []
+            group.append(row)
         yield group
