@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.atomic import append_durably, write_text_atomically
-from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.report_sections import is_number
 from easyedit_lifelong.runs.run_lines import Check, is_count, is_text, read_lines
+from easyedit_lifelong.write_errors import translated_write_errors
 
 SCORES = ("reliability", "generality", "locality")
 """The scores of a trial. Their harmonic mean is the objective of the search."""
@@ -93,11 +93,9 @@ class TrialLog:
         entries = read_lines(path, _FIELDS, "this search can't be resumed. Start again in another folder, with --out")
         names = [item.name for item in dataclasses.fields(Trial)]
         self.trials = [Trial(**{name: entry[name] for name in names}) for entry in entries]
-        try:
+        with translated_write_errors(path):
             if path.exists() and not path.read_bytes().endswith(b"\n"):
                 write_text_atomically(path, "".join(map(_line, self.trials)))
-        except OSError as error:
-            raise RunError(f"{path}: can't be written: {error.strerror}") from error
         self._by_values = {_key(trial.values): trial for trial in self.trials}
 
     def find(self, values: Mapping[str, Any]) -> Trial | None:
@@ -110,10 +108,8 @@ class TrialLog:
         Raises:
             RunError: the file can't be written.
         """
-        try:
+        with translated_write_errors(self.path):
             append_durably(self.path, _line(trial).encode())
-        except OSError as error:
-            raise RunError(f"{self.path}: can't be written: {error.strerror}") from error
         self.trials.append(trial)
         self._by_values[_key(trial.values)] = trial
 

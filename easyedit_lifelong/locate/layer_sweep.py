@@ -29,6 +29,7 @@ from easyedit_lifelong.methods.shared.layer_moves import at_layer
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.parsing import parse_json
+from easyedit_lifelong.write_errors import translated_write_errors
 
 SCORES = ("reliability", "generality", "locality")
 
@@ -195,7 +196,5 @@ def _read(path: Path, settings: Mapping[str, Any]) -> dict[int, list[dict[str, A
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    try:
+    with translated_write_errors(path):
         write_text_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise RunError(f"{path}: can't be written: {error.strerror}") from error

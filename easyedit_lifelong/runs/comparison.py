@@ -25,6 +25,7 @@ from easyedit_lifelong.runs.requests_digest import requests_digest
 from easyedit_lifelong.runs.run_config import run_config, scoring_config
 from easyedit_lifelong.runs.run_folder import CONFIG, SCHEMA_VERSION, SUMMARY, RunFolder, check_free, has_summary
 from easyedit_lifelong.runs.setting_changes import setting_changes
+from easyedit_lifelong.write_errors import translated_write_errors
 
 LOG = logging.getLogger(__name__)
 
@@ -141,12 +142,10 @@ def write_config(plan: ComparisonPlan) -> Path:
         RunError: the file can't be written.
     """
     file = plan.out / COMPARISON_FILE
-    try:
+    with translated_write_errors(file):
         plan.out.mkdir(parents=True, exist_ok=True)
         delete_leftovers(plan.out)
         write_text_atomically(file, yaml.safe_dump(plan.config, sort_keys=False, allow_unicode=True))
-    except OSError as error:
-        raise RunError(f"{file}: can't be written: {error.strerror}") from error
     return file
 
 

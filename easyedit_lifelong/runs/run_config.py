@@ -14,7 +14,7 @@ from typing import Any
 from easyedit_lifelong.atomic import write_text_atomically
 from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import RELATION_SPECIFICITY, EditRequest, Probe
-from easyedit_lifelong.errors import DataError, ModelError, RunError
+from easyedit_lifelong.errors import DataError, ModelError
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
@@ -25,6 +25,7 @@ from easyedit_lifelong.runs.experiment import Experiment, Source
 from easyedit_lifelong.runs.plan import Plan
 from easyedit_lifelong.runs.requests_digest import requests_digest
 from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION
+from easyedit_lifelong.write_errors import translated_write_errors
 
 REQUESTS, RETENTION, TEXT, CAPABILITY = "requests.jsonl", "retention.json", "text.txt", "capability.json"
 
@@ -132,10 +133,8 @@ def write_data(folder: Path, config: dict[str, Any], checked: CheckedData) -> di
         config["retention"] = RETENTION if facts else []
         files |= {RETENTION: json.dumps(facts, indent=1, ensure_ascii=False) + "\n"} if facts else {}
     for name, text in files.items():
-        try:
+        with translated_write_errors(folder / name):
             write_text_atomically(folder / name, text, newline="")  # line ends are part of a held-out text
-        except OSError as error:
-            raise RunError(f"{folder / name}: can't be written: {error.strerror}") from error
     return config
 
 

@@ -22,6 +22,7 @@ from easyedit_lifelong.runs.run_config import loop_settings
 from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, SCHEMA_VERSION, SUMMARY, check_free
 from easyedit_lifelong.runs.setting_changes import NOT_COMPARED, setting_changes
 from easyedit_lifelong.runs.sweep.sweep_grid import Grid
+from easyedit_lifelong.write_errors import translated_write_errors
 
 SWEEP_FILE, CELLS, LOGS = "sweep.yaml", "cells", "logs"
 """The file with the settings of all cells, the folder of their runs, and the folder of their logs."""
@@ -155,10 +156,8 @@ def write_settings(plan: SweepPlan) -> None:
             "with, or another folder with --out. Methods, models, data and seeds can be added."
         )
     content = {"schema_version": SCHEMA_VERSION, "cells": {**stored, **plan.config}}
-    try:
+    with translated_write_errors(file):
         write_text_atomically(file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-    except OSError as error:
-        raise RunError(f"{file}: can't be written: {error.strerror}") from error
 
 
 def _experiments(grid: Grid, model: str, model_name: str, seed: int) -> dict[str, Experiment]:
