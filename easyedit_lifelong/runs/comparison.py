@@ -259,10 +259,7 @@ def _merge_stored(out: Path, config: dict[str, Any], defaults: dict[str, dict[st
     file = out / COMPARISON_FILE
     if not file.is_file():
         return config
-    try:
-        written = read_mapping(file, "the settings of a comparison")
-    except HyperParameterError as error:
-        raise RunError(f"{error}. Choose another folder with --out.") from error
+    written = read_settings(file, "the settings of a comparison")
     stored = written.get("methods")
     stored_methods = stored if isinstance(stored, dict) else {}
     both = [label for label in config["methods"] if label in stored_methods]
@@ -278,6 +275,22 @@ def _merge_stored(out: Path, config: dict[str, Any], defaults: dict[str, dict[st
             "another folder with --out."
         )
     return {**config, "methods": {**stored_methods, **config["methods"]}}
+
+
+def read_settings(file: Path, content: str) -> dict[str, Any]:
+    """Return the settings that a folder of several runs holds.
+
+    Args:
+        file: the YAML file.
+        content: what it holds, for messages.
+
+    Raises:
+        RunError: it can't be read, or isn't a mapping.
+    """
+    try:
+        return read_mapping(file, content)
+    except HyperParameterError as error:
+        raise RunError(f"{error}. Choose another folder with --out.") from error
 
 
 def _compared(hparams: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import yaml
 
 from easyedit_lifelong.atomic import write_text_atomically
 from easyedit_lifelong.errors import HyperParameterError, LifelongError, RunError
-from easyedit_lifelong.hparams_files import hparams_defaults, hparams_values, read_mapping
+from easyedit_lifelong.hparams_files import hparams_defaults, hparams_values
 from easyedit_lifelong.runs.compared_methods import COMPARISON_FILE, MethodComparison, experiments_by_label
-from easyedit_lifelong.runs.comparison import ComparedRun, config_of, plan_run
+from easyedit_lifelong.runs.comparison import ComparedRun, config_of, plan_run, read_settings
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
 from easyedit_lifelong.runs.inputs import read_inputs
 from easyedit_lifelong.runs.plan import Plan
@@ -208,21 +208,13 @@ def _stored_cells(file: Path) -> dict[str, Any]:
     """
     if not file.is_file():
         return {}
-    cells = _read(file, "the settings of a sweep").get("cells")
+    cells = read_settings(file, "the settings of a sweep").get("cells")
     if not isinstance(cells, dict):
         raise RunError(
             f"{file}: 'cells' is not a mapping from cells to their settings. Choose another folder with --out, or "
             "delete the file: then the settings are read from the folders of the cells."
         )
     return cells
-
-
-def _read(file: Path, content: str) -> dict[str, Any]:
-    """Return the mapping in a YAML file of the sweep's folder; raise a RunError if it can't be read."""
-    try:
-        return read_mapping(file, content)
-    except HyperParameterError as error:
-        raise RunError(f"{error}. Choose another folder with --out.") from error
 
 
 def _changes(cell: Cell, stored: Any, present: Mapping[str, Any]) -> list[str]:
@@ -239,7 +231,7 @@ def _changes(cell: Cell, stored: Any, present: Mapping[str, Any]) -> list[str]:
     may_differ = _MAY_DIFFER
     written = stored if isinstance(stored, dict) else {}
     if stored is None:
-        written = _read(cell.run.folder / CONFIG, "the settings of a run")
+        written = read_settings(cell.run.folder / CONFIG, "the settings of a run")
         present, may_differ = _run_settings(cell.run.plan, present, written), _MAY_DIFFER_FROM_RUN
     if isinstance(hparams := written.get("hparams"), dict):  # a file of an older release can lack some
         written = {**written, "hparams": {**hparams_defaults(cell.run.plan.hparams), **hparams}}
