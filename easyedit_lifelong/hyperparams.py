@@ -247,7 +247,15 @@ def convert_value(value: Any, hint: Any) -> Any:
 
 def describe_type(hint: Any) -> str:
     """Return a type in words, for error messages: ``a whole number``, ``text or nothing``."""
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
+    names = {
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        list: "a list",
+        dict: "a mapping",
+        type(None): "nothing",
+    }
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(str(choice) for choice in typing.get_args(hint))
     if typing.get_origin(hint) is list:

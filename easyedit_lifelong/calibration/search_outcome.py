@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,7 +88,7 @@ def _one_answer(trial: Trial, n_edits: int) -> float:
     """Return how much the objective would change if the answer to one more paraphrase were right, or to one less."""
     present = trial.scores["generality"]
     generality = present + 1 / n_edits if present + 1 / n_edits <= 1 else present - 1 / n_edits
-    other = Trial(0, "", {}, {**trial.scores, "generality": generality}, 0, 0, 0.0)
+    other = dataclasses.replace(trial, scores={**trial.scores, "generality": generality})
     return abs(other.objective - trial.objective)
 
 

@@ -224,7 +224,7 @@ class StagedSearch:
         try:
             hparams = self._with(values)
         except HyperParameterError as error:
-            trial = Trial(number, stage, dict(values), {}, 0, 0, 0.0, str(error))
+            trial = Trial(number, stage, dict(values), problem=str(error))
         else:
             if not self.budget.allows_another(self.log):
                 raise _BudgetEnded(stage)

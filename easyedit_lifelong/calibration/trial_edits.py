@@ -10,11 +10,10 @@ from typing import Any
 import torch
 
 from easyedit_lifelong.calibration.trials import SCORES, Trial
-from easyedit_lifelong.data.joiners import joiner_of, joiners_by_prompt, with_joiner
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import CovarianceError, EditError, HyperParameterError, ModelError, NotLearnedWarning
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
-from easyedit_lifelong.evaluation.scorers import scorer_for
+from easyedit_lifelong.evaluation.scorers import requests_and_scorer
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.calibrator import Progress
 from easyedit_lifelong.methods.search_space import Values
@@ -35,10 +34,7 @@ class TrialEdits:
         self, method: EditMethod, model: Any, tokenizer: Any, requests: Sequence[EditRequest], hparams: Any
     ) -> None:
         self.method, self.model, self.tokenizer = method, model, tokenizer
-        joiner = joiner_of(hparams)
-        self.requests = with_joiner(requests, joiner)
-        scorer = scorer_for(model, tokenizer, joiner)
-        scorer.use_joiners(joiners_by_prompt(self.requests))
+        self.requests, scorer = requests_and_scorer(model, tokenizer, requests, hparams)
         self._board = Scoreboard(scorer, model, self.requests, [], generation_requests=[])
 
     def unedited(self) -> dict[str, float]:
@@ -69,10 +65,9 @@ class TrialEdits:
             n_failed = self._edit_all(hparams, rollbacks, progress)
             found = self._board.score(self.model, self.requests).values
         except (CovarianceError, HyperParameterError, ModelError) as error:
-            return Trial(number, stage, dict(values), {}, 0, 0, 0.0, str(error))
+            return Trial(number, stage, dict(values), problem=str(error))
         except torch.OutOfMemoryError:
-            problem = "out of memory; a smaller batch_size may fit"
-            return Trial(number, stage, dict(values), {}, 0, 0, 0.0, problem)
+            return Trial(number, stage, dict(values), problem="out of memory; a smaller batch_size may fit")
         finally:
             for rollback in reversed(rollbacks):
                 rollback()

@@ -6,14 +6,14 @@ import dataclasses
 import json
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.atomic import append_durably, write_text_atomically
-from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.report_sections import is_number
 from easyedit_lifelong.runs.run_lines import Check, is_count, is_text, read_lines
+from easyedit_lifelong.write_errors import translated_write_errors
 
 SCORES = ("reliability", "generality", "locality")
 """The scores of a trial. Their harmonic mean is the objective of the search."""
@@ -37,10 +37,10 @@ class Trial:
     number: int
     stage: str
     values: dict[str, Any]
-    scores: dict[str, float]
-    n_edits: int
-    n_failed: int
-    seconds: float
+    scores: dict[str, float] = field(default_factory=dict)
+    n_edits: int = 0
+    n_failed: int = 0
+    seconds: float = 0.0
     problem: str = ""
 
     @property
@@ -91,13 +91,11 @@ class TrialLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         entries = read_lines(path, _FIELDS, "this search can't be resumed. Start again in another folder, with --out")
-        names = [field.name for field in dataclasses.fields(Trial)]
+        names = [item.name for item in dataclasses.fields(Trial)]
         self.trials = [Trial(**{name: entry[name] for name in names}) for entry in entries]
-        try:
+        with translated_write_errors(path):
             if path.exists() and not path.read_bytes().endswith(b"\n"):
                 write_text_atomically(path, "".join(map(_line, self.trials)))
-        except OSError as error:
-            raise RunError(f"{path}: can't be written: {error.strerror}") from error
         self._by_values = {_key(trial.values): trial for trial in self.trials}
 
     def find(self, values: Mapping[str, Any]) -> Trial | None:
@@ -110,10 +108,8 @@ class TrialLog:
         Raises:
             RunError: the file can't be written.
         """
-        try:
+        with translated_write_errors(self.path):
             append_durably(self.path, _line(trial).encode())
-        except OSError as error:
-            raise RunError(f"{self.path}: can't be written: {error.strerror}") from error
         self.trials.append(trial)
         self._by_values[_key(trial.values)] = trial
 

@@ -49,7 +49,7 @@ from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.progress import count_progress
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.inputs import reader_of
-from easyedit_lifelong.runs.run_config import requests_digest
+from easyedit_lifelong.runs.requests_digest import requests_digest
 from easyedit_lifelong.runs.run_folder import check_free
 from easyedit_lifelong.versions import package_versions
 

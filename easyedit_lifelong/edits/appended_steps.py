@@ -84,36 +84,43 @@ def with_appended(
     return [(method, store.extended(part, steps, where))], len(steps)
 
 
-def delete_other_steps(folder: Path) -> None:
+def delete_other_steps(folder: Path, index: Mapping[str, Any]) -> None:
     """Delete the appended steps that a complete save left behind.
 
+    Args:
+        folder: the folder.
+        index: its index.
+
     Raises:
-        RunError: the folder can't be read or written.
+        RunError: the folder can't be written.
     """
-    index = read_index(folder)
     with translate_write_errors(folder, "the edits"):
         for path in folder.glob("appended-*.safetensors"):
             if index["format_version"] != MANY_VERSION or not path.name.startswith(_stem(index)):
                 path.unlink(missing_ok=True)
 
 
-def remember_saved(model: Any, folder: Path) -> None:
+def remember_saved(model: Any, folder: Path, index: dict[str, Any], steps: int = 0) -> None:
     """Remember that a folder holds all edits of a model, if further edits can be appended to it.
 
-    Raises:
-        RunError: the folder can't be read.
+    Call this while the model is locked, with what was written or read: another process can have replaced it since.
+
+    Args:
+        model: the model.
+        folder: the folder.
+        index: the index of its edits.
+        steps: the number of appended steps among them.
     """
     folders = _SAVED.setdefault(model, {})
     folders.pop(folder.resolve(), None)
-    index = read_index(folder)
     if index["format_version"] != MANY_VERSION or len(index["parts"]) != 1:
         return
     method = index["parts"][0]["method"]
     history = _only_history(model, method)
     if history:
-        steps, stem = appended_count(folder, index), _stem(index)
-        digest = digest_of_step(step_file(folder, steps, stem)) if steps else index["tensors"]
-        folders[folder.resolve()] = _Saved(method, index, steps, digest, len(history), history[-1])
+        with contextlib.suppress(RunError):  # the last step is gone if another process has replaced the edits
+            digest = digest_of_step(step_file(folder, steps, _stem(index))) if steps else index["tensors"]
+            folders[folder.resolve()] = _Saved(method, index, steps, digest, len(history), history[-1])
 
 
 def append_new_edits(model: Any, folder: Path) -> bool:

@@ -210,7 +210,7 @@ def _provenance(model: str, fingerprint: str) -> dict[str, Any]:
 
 def write_edits(
     folder: Path, model: str, fingerprint: str, parts: Sequence[tuple[str, EditsPart]], *, replace: bool = True
-) -> None:
+) -> dict[str, Any]:
     """Write edits to a folder, in place of those that it holds, in one step.
 
     Args:
@@ -219,6 +219,9 @@ def write_edits(
         fingerprint: the fingerprint of that model's unedited weights.
         parts: the method's name and the edits of each editor.
         replace: whether to replace edits that the folder holds.
+
+    Returns:
+        The folder's index.
 
     Raises:
         RunError: the folder can't be written, is the state folder of a run, which must not be overwritten, or holds
@@ -240,7 +243,9 @@ def write_edits(
         version = MANY_VERSION if many else FORMAT_VERSION
         contents = _provenance(model, fingerprint) | (new_name_of_steps() if many else {}) | {"parts": serialized}
         write_folder(folder, contents, tensors, version)
-        delete_other_steps(folder)
+        index = read_index(folder)
+        delete_other_steps(folder, index)
+    return index
 
 
 def check_no_edits(folder: Path) -> None:

@@ -60,7 +60,7 @@ def load_edits(model: Any, folder: str | Path, tokenizer: Any = None, *, check_w
             _detach_all(detach_functions)
             raise
         if saved.index["format_version"] == MANY_VERSION:
-            remember_saved(model, local_folder)
+            remember_saved(model, local_folder, saved.index, saved.appended)
     one_part = len(saved.parts) == 1
     results = saved.parts[0][1].edits if one_part else [edit for _, part in saved.parts for edit in part.edits]
     return Rollback(holding_lock(model, lambda: _detach_all(detach_functions)), on_items=False, results=results)

@@ -42,7 +42,7 @@ def save_edits(edited_model: Any, folder: str | Path) -> None:
             if method.edits is not None
             for part in method.edits.parts(edited_model)
         ]
-    if not parts:
-        raise EditError("the model carries no edits that could be saved")
-    write_edits(folder, model_label(edited_model), base_fingerprint(edited_model), parts)
-    remember_saved(edited_model, folder)
+        if not parts:
+            raise EditError("the model carries no edits that could be saved")
+        index = write_edits(folder, model_label(edited_model), base_fingerprint(edited_model), parts)
+        remember_saved(edited_model, folder, index)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from easyedit_lifelong.data.joiners import joiner_of, joiners_by_prompt, with_joiner
+from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer, forced_answer
 from easyedit_lifelong.models.devices import input_device
@@ -28,6 +30,23 @@ def scorer_for(model: Any, tokenizer: Any, joiner: str | None = None) -> Scorer:
     """
     scorers: dict[ModelKind, type[Scorer]] = {ModelKind.SEQ2SEQ: AnswerScorer, ModelKind.CLASSIFIER: LabelScorer}
     return scorers.get(kind_of(model), Scorer)(tokenizer, encode=encoder_for(model, tokenizer), joiner=joiner)
+
+
+def requests_and_scorer(
+    model: Any, tokenizer: Any, requests: Sequence[EditRequest], hparams: Any
+) -> tuple[list[EditRequest], Scorer]:
+    """Return requests as a method edits them, and a scorer that asks them in the same form.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        requests: the requests.
+        hparams: the method's hyperparameters, whose joiner the requests without their own get.
+    """
+    joiner = joiner_of(hparams)
+    edited, scorer = with_joiner(requests, joiner), scorer_for(model, tokenizer, joiner)
+    scorer.use_joiners(joiners_by_prompt(edited))
+    return edited, scorer
 
 
 class EncoderScorer(Scorer):

@@ -6,6 +6,7 @@ Each edit is made on the unedited model, scored by teacher forcing, and rolled b
 from __future__ import annotations
 
 import json
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.evaluation.questions import Question, Questions
 from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.evaluation.scorers import requests_and_scorer
 from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer
 from easyedit_lifelong.folder_lock import locked_folder
 from easyedit_lifelong.hparams_files import hparams_values
@@ -27,6 +29,7 @@ from easyedit_lifelong.methods.shared.layer_moves import at_layer
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.parsing import parse_json
+from easyedit_lifelong.write_errors import translated_write_errors
 
 SCORES = ("reliability", "generality", "locality")
 
@@ -50,8 +53,7 @@ class SweptLayer:
     @property
     def combined(self) -> float:
         """The harmonic mean of the scores, as ROME's score S; 0 if one is 0."""
-        values = list(self.scores.values())
-        return len(values) / sum(1 / value for value in values) if values and all(values) else 0.0
+        return statistics.harmonic_mean(self.scores.values()) if self.scores else 0.0
 
 
 def sweep_layers(
@@ -84,7 +86,7 @@ def sweep_layers(
         HyperParameterError: the method has no layers to replace, or can't edit one of them.
         RunError: the folder holds a sweep with other settings, or can't be written to.
     """
-    scorer = Scorer(tokenizer)
+    requests, scorer = requests_and_scorer(model, tokenizer, requests, hparams)
     path = out / f"{method.name.replace('/', '-')}.json"
     settings = {
         "model": model_label(model),
@@ -194,7 +196,5 @@ def _read(path: Path, settings: Mapping[str, Any]) -> dict[int, list[dict[str, A
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    try:
+    with translated_write_errors(path):
         write_text_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise RunError(f"{path}: can't be written: {error.strerror}") from error

@@ -10,12 +10,13 @@ from typing import Any
 import yaml
 
 from easyedit_lifelong.atomic import write_text_atomically
-from easyedit_lifelong.errors import HyperParameterError, RunError
+from easyedit_lifelong.errors import HyperParameterError
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.locate.layer_rule import SuggestedLayers
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.runs.adapted_hparams import modules_for_model, template_file
 from easyedit_lifelong.runs.hyperparameter_files import load_hparams, make_hparams
+from easyedit_lifelong.write_errors import translated_write_errors
 
 
 def check_suggestible(method: EditMethod) -> None:
@@ -64,11 +65,9 @@ def write_suggested_hparams(path: Path, values: Mapping[str, Any]) -> None:
         f"# {values['alg_name']} on {values['model_name']}. The layers are suggested by causal tracing (`locate`).\n"
         "# Other values are those of another model; check them on records that aren't scored.\n"
     )
-    try:
+    with translated_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(path, comment + yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
-    except OSError as error:
-        raise RunError(f"{path}: can't be written: {error.strerror}") from error
 
 
 def _chosen_layers(number: int, layers: SuggestedLayers) -> list[int]:

@@ -29,6 +29,7 @@ from easyedit_lifelong.parsing import parse_json
 from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.runs.run_folder import check_free
 from easyedit_lifelong.runs.setting_changes import setting_changes
+from easyedit_lifelong.write_errors import translated_write_errors
 
 SCHEMA_VERSION = 1
 CONFIG, FACTS, LOG_FILE = "locate.json", "facts", "locate.log"
@@ -45,8 +46,6 @@ class TraceFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    # ------------------------------------------------------------------ settings
-
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Write the settings of a new tracing, or compare them with those of the tracing that the folder holds.
 
@@ -60,7 +59,7 @@ class TraceFolder:
                 (self.path / FACTS).mkdir(exist_ok=True)
             return
         # Not the name or path of the model: the fingerprint of its weights is compared.
-        changes = setting_changes(self.settings(), settings, lambda name: name in ("schema_version", "model"))
+        changes = setting_changes(self.settings(), settings, ("schema_version.", "model."))
         if changes:
             raise RunError(
                 f"{self.path}: this tracing can't be resumed with other settings: {'; '.join(changes)}. Use its "
@@ -81,8 +80,6 @@ class TraceFolder:
         if settings.get("schema_version") != SCHEMA_VERSION:
             raise RunError(f"{self.path}: was written by another version of this package. Trace into another folder.")
         return settings
-
-    # ------------------------------------------------------------------ facts
 
     def statuses(self) -> dict[str, str]:
         """Return the status of each processed fact by its identifier, in the order of the files' names.
@@ -197,10 +194,8 @@ class TraceFolder:
 
     def _add(self, index: int, entry: Mapping[str, Any]) -> None:
         path = self._stem(index).with_suffix(".json")
-        try:
+        with translated_write_errors(path):
             write_text_atomically(path, _json(entry))
-        except OSError as error:
-            raise RunError(f"{path}: can't be written: {error.strerror}") from error
 
     def _files(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Yield the JSON file of each processed fact, and its content."""

@@ -159,11 +159,8 @@ def _check_labels(labels: Sequence[str], setting: str) -> None:
 def _check_same_model(hparams: Mapping[str, Any], setting: str) -> None:
     """Raise a HyperParameterError if methods name different models or data types."""
     for name, option in (("model_name", "--model"), ("dtype", "dtype")):
-        values = {label: str(getattr(of_method, name, None)) for label, of_method in hparams.items()}
-        kinds = {
-            resolve_dtype(value if value != "None" else None) if name == "dtype" else value for value in values.values()
-        }
-        if len(kinds) > 1:
+        values = {label: getattr(of_method, name, None) for label, of_method in hparams.items()}
+        if len(set(map(resolve_dtype if name == "dtype" else str, values.values()))) > 1:
             listed = ", ".join(f"{label} {value}" for label, value in values.items())
             raise HyperParameterError(
                 f"{setting}: the methods have different values of {name} ({listed}), but a comparison is on one model. "

@@ -21,14 +21,17 @@ from easyedit_lifelong.runs.compared_methods import COMPARISON_FILE, MethodCompa
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
 from easyedit_lifelong.runs.inputs import read_inputs
 from easyedit_lifelong.runs.plan import Plan, make_plan
-from easyedit_lifelong.runs.run_config import requests_digest, run_config, scoring_config
+from easyedit_lifelong.runs.requests_digest import requests_digest
+from easyedit_lifelong.runs.run_config import run_config, scoring_config
 from easyedit_lifelong.runs.run_folder import CONFIG, SCHEMA_VERSION, SUMMARY, RunFolder, check_free, has_summary
 from easyedit_lifelong.runs.setting_changes import setting_changes
+from easyedit_lifelong.write_errors import translated_write_errors
 
 LOG = logging.getLogger(__name__)
 
-_NOT_COMPARED = ("data.", "retention", "text", "capability", "lm_eval.path", "schema_version")
-_HPARAMS_NOT_COMPARED = (".device", ".model_parallel", ".mom2_engine")
+_NOT_COMPARED = ("data.", "retention.", "text.", "capability.", "lm_eval.path.", "schema_version.")
+"""Prefixes of the settings that may differ when a comparison is continued: paths of data, of which a digest counts."""
+_HPARAMS_NOT_COMPARED = ("device", "model_parallel", "mom2_engine")
 
 
 @dataclass(frozen=True)
@@ -139,12 +142,10 @@ def write_config(plan: ComparisonPlan) -> Path:
         RunError: the file can't be written.
     """
     file = plan.out / COMPARISON_FILE
-    try:
+    with translated_write_errors(file):
         plan.out.mkdir(parents=True, exist_ok=True)
         delete_leftovers(plan.out)
         write_text_atomically(file, yaml.safe_dump(plan.config, sort_keys=False, allow_unicode=True))
-    except OSError as error:
-        raise RunError(f"{file}: can't be written: {error.strerror}") from error
     return file
 
 
@@ -259,19 +260,16 @@ def _merge_stored(out: Path, config: dict[str, Any], defaults: dict[str, dict[st
     file = out / COMPARISON_FILE
     if not file.is_file():
         return config
-    try:
-        written = read_mapping(file, "the settings of a comparison")
-    except HyperParameterError as error:
-        raise RunError(f"{error}. Choose another folder with --out.") from error
+    written = read_settings(file, "the settings of a comparison")
     stored = written.get("methods")
     stored_methods = stored if isinstance(stored, dict) else {}
     both = [label for label in config["methods"] if label in stored_methods]
     before = {
-        label: {**defaults[label], **values} if isinstance(values := stored_methods[label], dict) else values
+        label: _compared({**defaults[label], **values}) if isinstance(values := stored_methods[label], dict) else values
         for label in both
     }
-    present = {label: config["methods"][label] for label in both}
-    changes = setting_changes({**written, "methods": before}, {**config, "methods": present}, _is_ignored)
+    present = {label: _compared(config["methods"][label]) for label in both}
+    changes = setting_changes({**written, "methods": before}, {**config, "methods": present}, _NOT_COMPARED)
     if changes:
         raise RunError(
             f"{out}: holds a comparison with other settings: {'; '.join(changes)}. Choose what it began with, or "
@@ -280,6 +278,22 @@ def _merge_stored(out: Path, config: dict[str, Any], defaults: dict[str, dict[st
     return {**config, "methods": {**stored_methods, **config["methods"]}}
 
 
-def _is_ignored(name: str) -> bool:
-    """Return whether a setting may differ when a comparison is continued: paths of data, of which a digest counts."""
-    return name.startswith(_NOT_COMPARED) or (name.startswith("methods.") and name.endswith(_HPARAMS_NOT_COMPARED))
+def read_settings(file: Path, content: str) -> dict[str, Any]:
+    """Return the settings that a folder of several runs holds.
+
+    Args:
+        file: the YAML file.
+        content: what it holds, for messages.
+
+    Raises:
+        RunError: it can't be read, or isn't a mapping.
+    """
+    try:
+        return read_mapping(file, content)
+    except HyperParameterError as error:
+        raise RunError(f"{error}. Choose another folder with --out.") from error
+
+
+def _compared(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """Return hyperparameters without those that may differ when a comparison is continued."""
+    return {name: value for name, value in hparams.items() if name not in _HPARAMS_NOT_COMPARED}

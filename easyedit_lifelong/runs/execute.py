@@ -132,21 +132,38 @@ def execute(
         harness.evaluate(AFTER, run.state.model, tokenizer)
         run.state.seconds["scoring"] += time.perf_counter() - began_harness
         total = seconds_before + time.perf_counter() - began
-        sample = plan.schedule.sample if plan.keeps_edits else None  # a single round scores all edits
-        further = {"rollback": _rollback_scope(plan.method, run.has_rollback), **harness.summary()}
-        path = folder.path if folder else None
-        peak = run.memory.process_peak()
-        further["memory"] = memory_summary(run.state.journal, peak, path, run.state.counts["edited"])
-        if plan.batched:
-            further["n_batches"] = len(run.batches)
-        if plan.batched or checked.skipped:
-            further["skipped"] = checked.skipped
-        if checked.inputs.notes:
-            further["data_notes"] = list(checked.inputs.notes)
-        summary = summarize(run.state, run.board, settings, total, sample=sample, seed=plan.seed, **further)
+        summary = _summary(run, checked, settings, harness, total)
         if folder and not was_finished:
             folder.write_summary(summary)
-    return run_result(run.state, summary, path)
+    return run_result(run.state, summary, folder.path if folder else None)
+
+
+def _summary(
+    run: Run, checked: CheckedData, settings: dict[str, Any], harness: HarnessResults, total: float
+) -> dict[str, Any]:
+    """Return the content of the ``summary.json`` of a run whose batches are all processed.
+
+    Args:
+        run: the run.
+        checked: its data.
+        settings: the settings that the summary repeats.
+        harness: the results of lm-evaluation-harness.
+        total: wall time of the run, in seconds.
+    """
+    plan, path = run.plan, run.folder.path if run.folder else None
+    further: dict[str, Any] = {
+        "rollback": _rollback_scope(plan.method, run.has_rollback),
+        **harness.summary(),
+        "memory": memory_summary(run.state.journal, run.memory.process_peak(), path, run.state.counts["edited"]),
+    }
+    if plan.batched:
+        further["n_batches"] = len(run.batches)
+    if plan.batched or checked.skipped:
+        further["skipped"] = checked.skipped
+    if checked.inputs.notes:
+        further["data_notes"] = list(checked.inputs.notes)
+    sample = plan.schedule.sample if plan.keeps_edits else None  # a single round scores all edits
+    return summarize(run.state, run.board, settings, total, sample=sample, seed=plan.seed, **further)
 
 
 def _warn_of_scorings_beyond(plan: Plan, n_edits: int) -> None:

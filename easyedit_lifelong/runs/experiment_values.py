@@ -185,11 +185,11 @@ def data_of(section: Mapping[str, Any] | None, file: Path, name: str, problems: 
     return Data(
         location,
         data_format,
-        values.get("edits"),
-        values.get("edit_with") or 0,
-        values.get("sha256"),
-        values.get("offset") or 0,
-        values.get("shuffle") or False,
+        edits=values.get("edits"),
+        edit_with=values.get("edit_with") or 0,
+        sha256=values.get("sha256"),
+        offset=values.get("offset") or 0,
+        shuffle=values.get("shuffle") or False,
     )
 
 

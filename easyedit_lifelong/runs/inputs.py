@@ -85,11 +85,17 @@ def _read(experiment: Experiment, data: Data, seed: int) -> Inputs:
     for note in repeat_notes(data.path, records):
         LOG.warning("%s", note)
         notes.append(note)
-    requests = split_rephrasings(records, data.edit_with, seed)
-    retention, text = _read_retention(experiment), _read_text(experiment)
-    capability, source = _read_capability(experiment), _source(experiment, data, reader.name)
-    reasons = [str(error) for error in unusable]
-    return Inputs(requests, retention, text, capability, data.path, reader.task, source, reasons, notes)
+    return Inputs(
+        split_rephrasings(records, data.edit_with, seed),
+        _read_retention(experiment),
+        _read_text(experiment),
+        _read_capability(experiment),
+        name=data.path,
+        task=reader.task,
+        source=_source(experiment, data, reader.name),
+        unusable=[str(error) for error in unusable],
+        notes=notes,
+    )
 
 
 def _read_records(

@@ -72,8 +72,7 @@ def make_plan(experiment: Experiment, out: Path | str | None, resume: bool = Fal
     Raises:
         DataError: the folder of further tasks of lm-evaluation-harness does not exist.
         HyperParameterError: the hyperparameters belong to no registered method, or cannot be used; or
-            lm-evaluation-harness has no such task, or the run keeps no edits that it could evaluate or
-            whose carry-over or self-consistency it could measure.
+            lm-evaluation-harness has no such task; or a single-round run is to measure something after its last edit.
         PluginError: a method or tracker is not registered, or a tracker cannot be used on this machine.
         RunError: ``out`` holds another run, or a run that cannot be resumed; or it is None, and resuming or a tracker
             needs a folder; or lm-evaluation-harness is needed and not installed.
@@ -90,16 +89,13 @@ def make_plan(experiment: Experiment, out: Path | str | None, resume: bool = Fal
             hparams = dataclasses.replace(hparams, batch_size=size)
     plan = Plan(experiment, method, hparams, schedule, size, out, resume)
     _check_folder(plan)
-    _check_harness(plan)
-    for key, is_set in (("carry_over", experiment.carry_over), ("self_consistency", experiment.self_consistency)):
-        if is_set and not plan.keeps_edits:
-            name = key.replace("_", "-")
-            raise HyperParameterError(
-                f"{experiment.setting(key, f'--{name}')}: a single-round run has no last scoring, in which the {name} "
-                "is measured. Use the consecutive protocol."
-            )
+    if not plan.keeps_edits:
+        _check_single_round(experiment)
+    if experiment.lm_eval is not None:
+        check_tasks(experiment.lm_eval)
     if experiment.judge is not None:
-        _check_judge(experiment.judge, experiment, plan)
+        judge, argument = judge_type(experiment.judge)
+        judge.check(argument)
     for tracker in experiment.trackers:
         get_plugins().trackers.get(tracker).check()
     if experiment.trackers and out is None:
@@ -115,35 +111,15 @@ def _check_batch_size(size: Any, method: EditMethod) -> None:
         raise HyperParameterError(f"batch_size: {size}, but {method.name} edits one request at a time. Use 1.")
 
 
-def _check_judge(judge: str, experiment: Experiment, plan: Plan) -> None:
-    """Check that a judge can be used.
-
-    Raises:
-        HyperParameterError: the run is single-round, which has no last scoring.
-        PluginError: there is no such judge, or it cannot be used in this environment.
-    """
-    if not plan.keeps_edits:
-        raise HyperParameterError(
-            f"{experiment.setting('judge', '--judge')}: a single-round run has no last scoring, in which answers are "
-            "judged. Use the consecutive protocol."
-        )
-    entry, argument = judge_type(judge)
-    entry.check(argument)
-
-
-def _check_harness(plan: Plan) -> None:
-    """Check that lm-evaluation-harness can evaluate the tasks of the experiment after its edits, if it has any.
-
-    Raises:
-        HyperParameterError: a single-round run keeps no edits, or there is no such task.
-        RunError: the harness is not installed.
-    """
-    tasks = plan.experiment.lm_eval
-    if tasks is None:
-        return
-    if not plan.keeps_edits:
-        raise HyperParameterError("lm-eval: a single-round run keeps no edits. Use the consecutive protocol.")
-    check_tasks(tasks)
+def _check_single_round(experiment: Experiment) -> None:
+    """Raise a HyperParameterError if a single-round run is to measure something after its last edit."""
+    for key in ("lm_eval", "carry_over", "self_consistency", "judge"):
+        if getattr(experiment, key):
+            setting = experiment.setting(key, f"--{key.replace('_', '-')}")
+            raise HyperParameterError(
+                f"{setting}: a single-round run has no last scoring, in which this is measured. Use the consecutive "
+                "protocol."
+            )
 
 
 def _check_folder(plan: Plan) -> None:

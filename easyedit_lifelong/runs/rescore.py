@@ -131,8 +131,9 @@ def _open_folder(path: Path) -> RunFolder:
     """
     if is_interrupted(path):
         with locked_folder(path, work="scoring a run there"):
-            for name in (*_PARTIAL, CONFIG):  # the file that marks the folder comes last
-                (path / name).unlink(missing_ok=True)
+            if is_interrupted(path):  # another process may have finished it before it released the lock
+                for name in (*_PARTIAL, CONFIG):  # the file that marks the folder comes last
+                    (path / name).unlink(missing_ok=True)
     return RunFolder(path)
 
 

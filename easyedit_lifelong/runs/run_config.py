@@ -6,8 +6,6 @@ memory are written to files beside it.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,9 +13,8 @@ from typing import Any
 
 from easyedit_lifelong.atomic import write_text_atomically
 from easyedit_lifelong.clock import now
-from easyedit_lifelong.data.multiple_choice import MultipleChoiceItem
 from easyedit_lifelong.data.request import RELATION_SPECIFICITY, EditRequest, Probe
-from easyedit_lifelong.errors import DataError, ModelError, RunError
+from easyedit_lifelong.errors import DataError, ModelError
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
@@ -26,7 +23,9 @@ from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.runs.checks import CheckedData
 from easyedit_lifelong.runs.experiment import Experiment, Source
 from easyedit_lifelong.runs.plan import Plan
+from easyedit_lifelong.runs.requests_digest import requests_digest
 from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION
+from easyedit_lifelong.write_errors import translated_write_errors
 
 REQUESTS, RETENTION, TEXT, CAPABILITY = "requests.jsonl", "retention.json", "text.txt", "capability.json"
 
@@ -134,10 +133,8 @@ def write_data(folder: Path, config: dict[str, Any], checked: CheckedData) -> di
         config["retention"] = RETENTION if facts else []
         files |= {RETENTION: json.dumps(facts, indent=1, ensure_ascii=False) + "\n"} if facts else {}
     for name, text in files.items():
-        try:
+        with translated_write_errors(folder / name):
             write_text_atomically(folder / name, text, newline="")  # line ends are part of a held-out text
-        except OSError as error:
-            raise RunError(f"{folder / name}: can't be written: {error.strerror}") from error
     return config
 
 
@@ -157,57 +154,6 @@ def scoring_config(experiment: Experiment) -> dict[str, Any]:
     if experiment.judge is not None:
         entries["judge"] = experiment.judge
     return entries
-
-
-def requests_digest(
-    requests: Sequence[EditRequest],
-    retention: Sequence[Probe],
-    text: str | None = None,
-    capability: Sequence[MultipleChoiceItem] = (),
-) -> str:
-    """Return a digest of requests and of what else is scored: 16 hexadecimal digits of their SHA-256.
-
-    Without multiple-choice questions, the digest is that of versions that had none.
-    """
-    fields = [_compared_values(request) for request in requests]
-    facts = [(probe.prompt, probe.answer) for probe in retention]
-    data = [fields, facts, text, *([[item.to_dict() for item in capability]] if capability else [])]
-    return hashlib.sha256(json.dumps(data, ensure_ascii=False).encode()).hexdigest()[:16]
-
-
-_COMPARED_FIELDS = [item.name for item in dataclasses.fields(EditRequest) if item.compare]
-_LATER_FIELDS: Mapping[str, Any] = {
-    RELATION_SPECIFICITY: (),
-    "joiner": None,
-    "context_turns": (),
-    "question_span": None,
-    "aliases": (),
-}
-"""The fields of requests that the first releases did not have, and their defaults."""
-_NEVER = object()
-"""A value that no field has."""
-
-
-def _compared_values(request: EditRequest) -> list[Any]:
-    """Return the values of a request that its digest covers.
-
-    Fields that earlier releases did not have are left out where they have their default: the digests of older runs must
-    not change.
-    """
-    values = {name: getattr(request, name) for name in _COMPARED_FIELDS}
-    return [_as_json(value) for name, value in values.items() if value != _LATER_FIELDS.get(name, _NEVER)]
-
-
-def _as_json(value: Any) -> Any:
-    """Return the value of a request's field with lists in place of mappings, probes and tuples.
-
-    A list of pairs in place of a mapping keeps the order, which the digest then covers, too.
-    """
-    if isinstance(value, Mapping):
-        return [[name, _as_json(inner)] for name, inner in value.items()]
-    if isinstance(value, Probe):
-        return [value.prompt, value.answer]
-    return [_as_json(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _to_record(request: EditRequest) -> dict[str, Any]:

@@ -180,7 +180,7 @@ class RunFolder:
             )
         if isinstance(hparams := written.get("hparams"), dict):
             written = {**written, "hparams": {**defaults, **hparams}}
-        changes = setting_changes(written, config, lambda name: f"{name}.".startswith(NOT_COMPARED))
+        changes = setting_changes(written, config, NOT_COMPARED)
         if changes:
             raise RunError(
                 f"{self.path}: this run can't be resumed with other settings: {'; '.join(changes)}. "
@@ -212,15 +212,18 @@ class RunFolder:
 
     def journal(self, *entries: Mapping[str, Any]) -> None:
         """Append lines to the journal; they are on disk when this returns."""
-        self._append(JOURNAL, entries)
+        self.append(JOURNAL, entries)
 
     def metrics(self, entry: Mapping[str, Any]) -> None:
         """Append the scores of one scoring."""
-        self._append(METRICS_FILE, [entry])
+        self.append(METRICS_FILE, [entry])
 
     def append(self, name: str, entries: Sequence[Mapping[str, Any]]) -> None:
         """Append lines to a JSON Lines file of the folder; they are on disk when this returns."""
-        self._append(name, entries)
+        lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode()
+        with self._writing(name):
+            append_durably(self.path / name, lines, must_exist=name in self._begun)
+        self._begun.add(name)
 
     def read(self, name: str) -> list[dict[str, Any]]:
         """Return the lines of the journal or of the scores, without a last line that was written only in part.
@@ -250,13 +253,6 @@ class RunFolder:
             save(self.state)
             if new:
                 fsync_path(self.path)
-
-    def _append(self, name: str, entries: Sequence[Mapping[str, Any]]) -> None:
-        """Append lines to a JSON Lines file; they are on disk when this returns."""
-        lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode()
-        with self._writing(name):
-            append_durably(self.path / name, lines, must_exist=name in self._begun)
-        self._begun.add(name)
 
     def _replace(self, name: str, text: str) -> None:
         """Write a file in one step, in place of the one of this name."""

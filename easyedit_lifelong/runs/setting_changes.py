@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -30,32 +30,33 @@ _MISSING = "nothing"
 """Stands for the value of a setting that only one of the configurations has."""
 
 _MEANINGS = {
-    "recorded.requests_sha256": "a digest of requests, held-out facts, text and questions: the data or their "
+    "requests_sha256": "a digest of requests, held-out facts, text and questions: the data or their "
     "format file changed",
-    "recorded.weights": "a fingerprint: the model's weights changed",
+    "weights": "a fingerprint: the model's weights changed",
 }
-"""What users can't see from the name of a setting."""
+"""What users can't see from the name of a setting, by its last part."""
 
 
 def setting_changes(
-    written: Mapping[str, Any], present: Mapping[str, Any], is_ignored: Callable[[str], bool]
+    written: Mapping[str, Any], present: Mapping[str, Any], not_compared: tuple[str, ...] = ()
 ) -> list[str]:
     """Return a description of each setting that differs between two configurations.
 
     Args:
-        written: the configuration that was read from a YAML file.
+        written: the configuration that was read from a file.
         present: the present configuration.
-        is_ignored: whether a setting may differ, given its name. The name has the keys of all levels, joined with dots.
+        not_compared: prefixes of the names of settings that may differ. A name has the keys of all levels, each with a
+            dot after it.
     """
     stored = _flattened(written)
     current = _flattened(yaml.safe_load(yaml.safe_dump(dict(present))))  # with the types of values in a YAML file
-    compared = [name for name in dict.fromkeys([*stored, *current]) if not is_ignored(name)]
-    return [
-        f"{name} was {stored.get(name, _MISSING)!r}, is {current.get(name, _MISSING)!r}"
-        + (f" ({_MEANINGS[name]})" if name in _MEANINGS else "")
-        for name in compared
-        if stored.get(name, _MISSING) != current.get(name, _MISSING)
-    ]
+    changes = []
+    for name in dict.fromkeys([*stored, *current]):
+        before, now = stored.get(name, _MISSING), current.get(name, _MISSING)
+        if before != now and not f"{name}.".startswith(not_compared):
+            meaning = _MEANINGS.get(name.rpartition(".")[2])
+            changes.append(f"{name} was {before!r}, is {now!r}{f' ({meaning})' if meaning else ''}")
+    return changes
 
 
 def _flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

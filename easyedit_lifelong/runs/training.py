@@ -26,7 +26,7 @@ from easyedit_lifelong.models.model_modes import editing, frozen
 from easyedit_lifelong.models.wrappers import unwrap_model
 from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.runs.hyperparameter_files import find_method
-from easyedit_lifelong.runs.run_config import requests_digest
+from easyedit_lifelong.runs.requests_digest import requests_digest
 from easyedit_lifelong.runs.training_folder import TrainingFolder, TrainingProgress, check_training_folder
 from easyedit_lifelong.versions import package_versions
 
@@ -189,7 +189,7 @@ class _Loop:
             "data": {"records": len(self._records), "held_out": held_out},
             "versions": package_versions(),
         }
-        self._report, self._line = report, list[str]()
+        self._report, self._unreported = report, list[str]()
         self._seconds_before, self._began = progress.seconds, time.monotonic()
         self._epoch, self._order = -1, list[int]()
 
@@ -272,14 +272,14 @@ class _Loop:
         progress.lines += 1
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if not isinstance(value, bool))
         best = "  (best so far)" if values.get("best") else ""
-        self._line.append(f"{counted(progress.edits, 'edit')}, {kind}: {numbers}{best}")
-        self._folder.log(f"{now()}  {self._line[-1]}")
+        self._unreported.append(f"{counted(progress.edits, 'edit')}, {kind}: {numbers}{best}")
+        self._folder.log(f"{now()}  {self._unreported[-1]}")
 
     def _show(self, total: int | None) -> None:
         """Report the progress."""
         if self._report is not None:
-            self._report(self._progress.edits, total, "\n".join(self._line) or None)
-        self._line.clear()
+            self._report(self._progress.edits, total, "\n".join(self._unreported) or None)
+        self._unreported.clear()
 
     def _seconds(self) -> float:
         """Return the time spent on the training, including interrupted sessions."""

@@ -18,6 +18,8 @@ from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.artefacts import DESCRIPTION
 from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.runs.run_folder import check_free
+from easyedit_lifelong.runs.setting_changes import setting_changes
+from easyedit_lifelong.write_errors import translated_write_errors
 
 SCHEMA_VERSION = 1
 CHECKPOINT, CURVE, LOG_FILE = "checkpoint.safetensors", "training.jsonl", "training.log"
@@ -69,11 +71,9 @@ class TrainingFolder:
         arrays = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         text = json.dumps(entry)
         content = to_bytes(arrays, {"checkpoint": text, "digest": chained_digest("", text, arrays)})
-        try:
-            with atomic_file(self.path / CHECKPOINT) as temporary:
-                temporary.write_bytes(content)
-        except OSError as error:
-            raise RunError(f"{self.path / CHECKPOINT}: can't be written: {error.strerror}") from error
+        path = self.path / CHECKPOINT
+        with translated_write_errors(path), atomic_file(path) as temporary:
+            temporary.write_bytes(content)
 
     def load_checkpoint(self) -> tuple[TrainingProgress, dict[str, Tensor]]:
         """Return the checkpoint, and remove what was written to the curve after it.
@@ -82,12 +82,7 @@ class TrainingFolder:
             RunError: there is none, it is damaged, or it has other settings.
         """
         entry, tensors = _read(self.path / CHECKPOINT)
-        recorded = entry["settings"]
-        changes = [
-            f"{name} was {recorded.get(name)!r}, is {self._settings.get(name)!r}"
-            for name in dict.fromkeys([*recorded, *self._settings])
-            if recorded.get(name) != self._settings.get(name)
-        ]
+        changes = setting_changes(entry["settings"], self._settings)
         if changes:
             raise RunError(
                 f"{self.path}: this training can't be resumed with other settings: {'; '.join(changes)}. Use its "
@@ -123,10 +118,8 @@ class TrainingFolder:
         Raises:
             RunError: the file cannot be written.
         """
-        try:
+        with translated_write_errors(self.path / CURVE):
             append_durably(self.path / CURVE, f"{json.dumps(entry)}\n".encode())
-        except OSError as error:
-            raise RunError(f"{self.path / CURVE}: can't be written: {error.strerror}") from error
 
     def log(self, text: str) -> None:
         """Append a line to the log.
@@ -134,18 +127,14 @@ class TrainingFolder:
         Raises:
             RunError: the file cannot be written.
         """
-        try:
-            with (self.path / LOG_FILE).open("a", encoding="utf-8") as file:
-                file.write(text + "\n")
-        except OSError as error:
-            raise RunError(f"{self.path / LOG_FILE}: can't be written: {error.strerror}") from error
+        path = self.path / LOG_FILE
+        with translated_write_errors(path), path.open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
 
     def _write_curve(self, text: str) -> None:
         """Replace the training curve."""
-        try:
+        with translated_write_errors(self.path / CURVE):
             write_text_atomically(self.path / CURVE, text)
-        except OSError as error:
-            raise RunError(f"{self.path / CURVE}: can't be written: {error.strerror}") from error
 
 
 def check_training_folder(path: Path, resume: bool) -> Path:

@@ -28,13 +28,8 @@ def typed_values(
         try:
             typed[key] = convert_value(value, types[key])
         except (TypeError, ValueError):
-            problems.append(f"{prefix}{key}: {value!r} is not {_type_name(types[key])}")
+            problems.append(f"{prefix}{key}: {value!r} is not {describe_type(types[key])}")
     return typed
-
-
-def _type_name(hint: Any) -> str:
-    """Return a type in the words of a message."""
-    return describe_type(hint).replace("<class 'dict'>", "a mapping").replace("<class 'list'>", "an empty list")
 
 
 def choice_problems(key: str, value: Any, choices: Sequence[str]) -> list[str]:

@@ -36,7 +36,8 @@ class Access:
         """
         if not self.api_keys and not self.edit_keys:
             return ANONYMOUS
-        name = _name_of(headers, {**self.api_keys, **self.edit_keys})
+        of_edits, of_answers = _name_of(headers, self.edit_keys), _name_of(headers, self.api_keys)
+        name = of_edits or of_answers
         if name is None and self.api_keys:
             raise ApiError(
                 401, "this server needs an API key: send the header 'Authorization: Bearer KEY'", code="invalid_api_key"
@@ -94,15 +95,20 @@ def parse_keys(texts: list[str], default_name: str) -> dict[str, str]:
         default_name: the name of a key without one.
 
     Raises:
-        HyperParameterError: a key is empty or can't be sent in a header, or two keys have the same name.
+        HyperParameterError: a key is empty, has ``=`` but no name, or can't be sent in a header; or two keys have the
+            same name.
     """
     keys: dict[str, str] = {}
     for text in texts:
         name, equals, key = text.partition("=")
         if not equals:
             name, key = default_name, text
-        if not name or not key or not key.isascii() or any(character.isspace() for character in key):
-            raise HyperParameterError(f"the key of {name or default_name!r} must be ASCII text without spaces")
+        if not name or not key.strip("="):  # a key in base64 can end with "=="; it would be taken for a name
+            raise HyperParameterError(
+                f"the {default_name} key is empty, or contains '=' and has no name. Give it as NAME=KEY."
+            )
+        if not key.isascii() or any(character.isspace() for character in key):
+            raise HyperParameterError(f"the key of {name!r} must be ASCII text without spaces")
         if name in keys:
             raise HyperParameterError(f"two keys are called {name!r}; give them as NAME=KEY")
         keys[name] = key

@@ -25,6 +25,7 @@ from easyedit_lifelong.edits.edits_folder import INDEX
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.folder_lock import lock_folder
 from easyedit_lifelong.runs.run_lines import Check, is_count, is_text, read_lines
+from easyedit_lifelong.write_errors import translated_write_errors
 
 JOURNAL = "journal.jsonl"
 FORMAT_VERSION = 1
@@ -232,10 +233,8 @@ class EditLog:
                 f"{path}: is missing, but {folders[min(folders)].name} is there; {consequence} To begin without these "
                 "edits, use a new folder."
             )
-        try:
+        with translated_write_errors(path):
             write_text_atomically(path, "")
-        except OSError as error:
-            raise RunError(f"{path}: can't be written: {error.strerror}") from error
 
     def _state_folders(self) -> dict[int, Path]:
         """Return the state folders by number, in ascending order; copies that somebody made have other names."""

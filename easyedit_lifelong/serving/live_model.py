@@ -219,7 +219,8 @@ class LiveModel:
         """
         self._check_usable()
         remaining = self.log.ids_at(to)
-        removed = [name for name in self.log.ids_at(self.version) if name not in set(remaining)]
+        kept = set(remaining)
+        removed = [name for name in self.log.ids_at(self.version) if name not in kept]
         try:
             self._load(to)
             return self._save_removal(ROLLBACK, removed, remaining, who, to)

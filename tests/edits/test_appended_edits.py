@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from unittest import mock
 import pytest
 
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model, inspect_edits, load_edits, save_edits
-from easyedit_lifelong.edits import folder_parts
+from easyedit_lifelong.edits import folder_parts, load, save
 from easyedit_lifelong.edits.edits_folder import MANY_VERSION, TENSORS, read_index, write_index
 from easyedit_lifelong.edits.folder_parts import read_description, read_edits, write_edits
 from easyedit_lifelong.edits.remove import rollback_folder
@@ -161,6 +162,40 @@ def test_edits_are_not_appended_to_a_folder_that_another_process_has_changed(fol
         save_edits(second, folder)
     assert not appended(folder)
     assert_loads_as(folder, second)
+
+
+def test_an_edit_that_another_thread_makes_during_a_save_is_in_the_next_one(tmp_path: Path) -> None:
+    model = model_with(REQUESTS[:3])
+    editing = threading.Thread(target=edit, args=(model, REQUESTS[3:4]))
+
+    def write_while_editing(*args: Any) -> Any:
+        editing.start()
+        editing.join(2)  # longer than an edit takes; a save keeps it waiting
+        return write_edits(*args)
+
+    with mock.patch.object(save, "write_edits", write_while_editing):
+        save_edits(model, tmp_path)
+    editing.join()
+    save_edits(model, tmp_path)
+    assert [edit["case_id"] for edit in read_description(tmp_path)["parts"][0]["edits"]] == [0, 1, 2, 3]
+    assert_loads_as(tmp_path, model)
+
+
+def test_edits_are_not_appended_to_those_that_another_process_wrote_while_they_were_loaded(tmp_path: Path) -> None:
+    other = model_with(REQUESTS[1:4])
+    save_edits(model_with(REQUESTS[:3]), tmp_path)
+
+    def read_before_another_save(folder: Path) -> Any:
+        saved = read_edits(folder)
+        save_edits(other, folder)
+        return saved
+
+    with mock.patch.object(load, "read_edits", read_before_another_save):
+        model = loaded(tmp_path)
+    edit(model, REQUESTS[4:])
+    save_edits(model, tmp_path)
+    assert not appended(tmp_path)
+    assert_loads_as(tmp_path, model)
 
 
 def test_edits_are_not_appended_if_another_method_or_setting_made_some(folder: Path) -> None:

@@ -165,5 +165,5 @@ def test_a_single_round_run_is_refused() -> None:
 
     tasks = HarnessTasks(("arc_easy",))
     experiment = Experiment(CONSECUTIVE, hparams_for("llama"), Data("x"), protocol=SINGLE_ROUND, lm_eval=tasks)
-    with pytest.raises(HyperParameterError, match="a single-round run keeps no edits"):
+    with pytest.raises(HyperParameterError, match="--lm-eval: a single-round run has no last scoring"):
         make_plan(experiment, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,9 @@ def model() -> Any:
 
 
 def sweep(model: Any, out: Path, layers: list[int], **options: Any) -> list[SweptLayer]:
-    hparams = options.pop("hparams", GRACE)
+    hparams, requests = options.pop("hparams", GRACE), options.pop("requests", REQUESTS)
     return sweep_layers(
-        get_plugins().methods.get("GRACE"), model, build_tokenizer(), REQUESTS, hparams, layers, out, **options
+        get_plugins().methods.get("GRACE"), model, build_tokenizer(), requests, hparams, layers, out, **options
     )
 
 
@@ -74,6 +75,18 @@ def test_a_sweep_continues_after_the_finished_edits(model: Any, tmp_path: Path) 
     file.write_text("{}")
     with pytest.raises(RunError, match="is damaged"):
         sweep(model, tmp_path, [1])
+
+
+@pytest.mark.parametrize("of_requests", [False, True])
+def test_edits_are_scored_with_the_joiner_that_they_were_made_with(
+    model: Any, tmp_path: Path, of_requests: bool
+) -> None:
+    if of_requests:
+        options: dict[str, Any] = {"requests": [replace(request, joiner=" not ") for request in REQUESTS]}
+    else:
+        options = {"hparams": replace(GRACE, joiner=" not ")}
+    (swept,) = sweep(model, tmp_path, [1], **options)
+    assert swept.scores["reliability"] > 0.5, "it is 0 if the questions lack the joiner, which begins every answer"
 
 
 def test_the_combined_score_is_the_harmonic_mean() -> None:

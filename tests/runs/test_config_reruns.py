@@ -18,6 +18,7 @@ from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.models.load import load_model
 from easyedit_lifelong.runs import run_config as records
+from easyedit_lifelong.runs.requests_digest import requests_digest
 from tests.support.command_line import FACTS, HPARAMS, RETENTION
 
 QUESTIONS = [
@@ -112,14 +113,14 @@ def test_the_digest_of_requests_is_that_of_earlier_versions() -> None:
     record["locality"] = {"near": {"prompt": "p", "ground_truth": "a"}}
     held_out = [Probe("moon", "cheese")]
     request = EditRequest.from_dict(record, "f", 0)
-    assert records.requests_digest([request], held_out, "text") == "b1ff7eb7bdfb2801"
+    assert requests_digest([request], held_out, "text") == "b1ff7eb7bdfb2801"
     with_relation_specificity = dataclasses.replace(request, relation_specificity=(Probe("p", "a"),))
-    assert records.requests_digest([with_relation_specificity], held_out, "text") != "b1ff7eb7bdfb2801"
+    assert requests_digest([with_relation_specificity], held_out, "text") != "b1ff7eb7bdfb2801"
     with_joiner = dataclasses.replace(request, joiner="")
-    assert records.requests_digest([with_joiner], held_out, "text") != "b1ff7eb7bdfb2801"
+    assert requests_digest([with_joiner], held_out, "text") != "b1ff7eb7bdfb2801"
     with_aliases = dataclasses.replace(request, aliases=("Gaul",))
-    assert records.requests_digest([with_aliases], held_out, "text") != "b1ff7eb7bdfb2801"
-    assert records.requests_digest([request], held_out, "text", as_items(QUESTIONS)) != "b1ff7eb7bdfb2801"
+    assert requests_digest([with_aliases], held_out, "text") != "b1ff7eb7bdfb2801"
+    assert requests_digest([request], held_out, "text", as_items(QUESTIONS)) != "b1ff7eb7bdfb2801"
 
 
 @pytest.mark.parametrize("name", ["./m/tiny", "m/tiny", "tiny"])

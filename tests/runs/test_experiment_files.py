@@ -133,6 +133,7 @@ def test_paths_are_relative_to_the_file_else_to_the_current_folder(
         ({**VALID, "data": {"path": "x", "offset": -1}}, "data.offset: -1 is less than 0"),
         ({**VALID, "data": {"path": "x", "edits": "all"}}, "data.edits: 'all' is not a whole number or nothing"),
         ({**VALID, "data": 5}, "data: 5 is not a mapping"),
+        ({**VALID, "methods": 5}, "methods: 5 is not a list or a mapping"),
         ({**VALID, "schedule": {"evry": 5}}, "unknown key 'schedule.evry'. Did you mean 'every'?"),
         ({**VALID, "schedule": {"every": 0}}, "schedule.every: 0 is less than 1"),
         ({**VALID, "schedule": {"at": 5}}, "schedule.at: 5 is not a list of whole numbers or nothing"),

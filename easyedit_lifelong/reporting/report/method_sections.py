@@ -19,7 +19,7 @@ _MANY_POINTS = 150
 
 
 def method_sections(run: RunFiles) -> list[tuple[ReportSection, list[Plot]]]:
-    """Return the sections of the run's method, with their plots. Call this function within :func:`drawing`.
+    """Return the sections of the run's method, with their plots. Call this function within :func:`figure_options`.
 
     The result is empty if the method isn't installed or has no sections. It is also empty if the method's code fails;
     then a note is added to the run.
@@ -36,7 +36,7 @@ def method_sections(run: RunFiles) -> list[tuple[ReportSection, list[Plot]]]:
 
 
 def draw_plot(plot: ReportPlot) -> Plot:
-    """Draw a plot of a method's section. Call this function within :func:`drawing`."""
+    """Draw a plot of a method's section. Call this function within :func:`figure_options`."""
     figure = new_figure()
     axes = figure.add_subplot()
     nonempty = [series for series in plot.series if series.points]

@@ -50,7 +50,7 @@ _TIMES = {
 
 
 def run_page(run: RunFiles) -> tuple[str, list[Plot]]:
-    """Return the page of one run as HTML, and its figures. Call this function within :func:`drawing`."""
+    """Return the page of one run as HTML, and its figures. Call this function within :func:`figure_options`."""
     scores, sections = figures.score_plots(run), method_sections(run)
     times = [draw_plot(plot) for plot in figures.time_plots(run)]
     plots = [*scores, *(plot for _, drawn in sections for plot in drawn), *times]
@@ -81,7 +81,7 @@ def run_page(run: RunFiles) -> tuple[str, list[Plot]]:
 def comparison_page(
     runs: Sequence[RunFiles], names: Sequence[str], warnings: Sequence[str] = ()
 ) -> tuple[str, list[Plot]]:
-    """Return the page that compares runs as HTML, and its figures. Call this function within :func:`drawing`.
+    """Return the page that compares runs as HTML, and its figures. Call this function within :func:`figure_options`.
 
     Args:
         runs: the runs.

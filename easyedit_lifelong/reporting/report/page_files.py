@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from easyedit_lifelong.atomic import atomic_file, delete_leftovers
-from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.reporting.report import svg
 from easyedit_lifelong.reporting.report.axes import Plot
+from easyedit_lifelong.write_errors import translated_write_errors
 
 
 def write_page(page: Path, html: str, plots: Sequence[Plot], prefix: str = "") -> list[Path]:
@@ -39,12 +38,3 @@ def write_text(path: Path, text: str) -> None:
     """
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="replace")
-
-
-@contextlib.contextmanager
-def translated_write_errors(page: Path) -> Iterator[None]:
-    """Turn an ``OSError`` in this context into a RunError that names the file, or the page if it names none."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{error.filename or page}: can't be written: {error.strerror or error}") from error

@@ -18,10 +18,9 @@ from easyedit_lifelong.methods.report_sections import RunRecord, is_number
 from easyedit_lifelong.parsing import parse_json, parse_yaml
 from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.plurals import counted
-from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, STATE, SUMMARY
+from easyedit_lifelong.runs.run_folder import CONFIG, GENERATIONS, JOURNAL, STATE, SUMMARY
 from easyedit_lifelong.runs.run_folder import METRICS_FILE as CURVE
 
-GENERATIONS = "generations.jsonl"
 _FILES = (CONFIG, JOURNAL, CURVE, SUMMARY)
 
 Entry = dict[str, Any]
@@ -191,14 +190,14 @@ def read_run(folder: Path) -> RunFiles:
     summary_text = _read_text(folder / SUMMARY, notes) if (folder / SUMMARY).is_file() else "{}"
     run = RunFiles(
         folder,
-        _parse(config_text, parse_yaml, f"{CONFIG} isn't valid YAML.", notes),
-        config_text,
-        [_merge_detail(entry) for entry in _read_lines(folder / JOURNAL, notes)],
-        _last_scorings(_read_lines(folder / CURVE, notes)),
-        _read_lines(folder / GENERATIONS, []),
-        _parse(summary_text, parse_json, f"{SUMMARY} isn't valid JSON.", notes),
-        _read_state_steps(folder / STATE, notes),
-        notes,
+        config=_parse(config_text, parse_yaml, f"{CONFIG} isn't valid YAML.", notes),
+        config_text=config_text,
+        journal=[_merge_detail(entry) for entry in _read_lines(folder / JOURNAL, notes)],
+        curve=_last_scorings(_read_lines(folder / CURVE, notes)),
+        generations=_read_lines(folder / GENERATIONS, []),
+        summary=_parse(summary_text, parse_json, f"{SUMMARY} isn't valid JSON.", notes),
+        steps=_read_state_steps(folder / STATE, notes),
+        notes=notes,
     )
     if not run.finished:
         done, total = len(run.journal), run.n_requests

@@ -54,16 +54,17 @@ def trace_page(
         (trace, [heat_map(trace, kind, window) for kind in kinds]) for trace in largest_effects(traces, _N_SINGLE)
     ]
     plots = [*average_plots, *severed_plots, *(plot for _, drawn in single for plot in drawn)]
+    layers = suggest_layers(traces)
     n_others = {name: count for name, count in statuses.items() if name != "traced"}
     page = render_page(
         "locate.html.j2",
         plots,
         title=f"Causal traces of {settings.get('model', 'a model')}",
         facts=[counted(len(traces), "fact"), *(f"{count} {name}" for name, count in n_others.items())],
-        tiles=_tiles(traces, suggest_layers(traces)),
+        tiles=_tiles(traces, layers),
         average_plots=average_plots,
         severed_plots=severed_plots,
-        layer_sentences=layer_sentences(suggest_layers(traces)),
+        layer_sentences=layer_sentences(layers),
         kind_names=[KIND_NAMES[kind] for kind in kinds],
         peaks=[(role, [peak_text(averages[kind].get(role)) for kind in kinds]) for role in ROLES],
         single=single,

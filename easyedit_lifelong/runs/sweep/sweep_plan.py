@@ -12,16 +12,17 @@ import yaml
 
 from easyedit_lifelong.atomic import write_text_atomically
 from easyedit_lifelong.errors import HyperParameterError, LifelongError, RunError
-from easyedit_lifelong.hparams_files import hparams_defaults, hparams_values, read_mapping
+from easyedit_lifelong.hparams_files import hparams_defaults, hparams_values
 from easyedit_lifelong.runs.compared_methods import COMPARISON_FILE, MethodComparison, experiments_by_label
-from easyedit_lifelong.runs.comparison import ComparedRun, config_of, plan_run
+from easyedit_lifelong.runs.comparison import ComparedRun, config_of, plan_run, read_settings
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
 from easyedit_lifelong.runs.inputs import read_inputs
 from easyedit_lifelong.runs.plan import Plan
-from easyedit_lifelong.runs.run_config import loop_settings, requests_digest
+from easyedit_lifelong.runs.run_config import loop_settings
 from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, SCHEMA_VERSION, SUMMARY, check_free
 from easyedit_lifelong.runs.setting_changes import NOT_COMPARED, setting_changes
 from easyedit_lifelong.runs.sweep.sweep_grid import Grid
+from easyedit_lifelong.write_errors import translated_write_errors
 
 SWEEP_FILE, CELLS, LOGS = "sweep.yaml", "cells", "logs"
 """The file with the settings of all cells, the folder of their runs, and the folder of their logs."""
@@ -155,10 +156,8 @@ def write_settings(plan: SweepPlan) -> None:
             "with, or another folder with --out. Methods, models, data and seeds can be added."
         )
     content = {"schema_version": SCHEMA_VERSION, "cells": {**stored, **plan.config}}
-    try:
+    with translated_write_errors(file):
         write_text_atomically(file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-    except OSError as error:
-        raise RunError(f"{file}: can't be written: {error.strerror}") from error
 
 
 def _experiments(grid: Grid, model: str, model_name: str, seed: int) -> dict[str, Experiment]:
@@ -193,13 +192,11 @@ def _read_inputs(experiment: Experiment, label: str, seed: int) -> Inputs:
 def _cell_config(run: ComparedRun, inputs: Inputs) -> dict[str, Any]:
     """Return the settings of a cell, in the form of an experiment file."""
     experiment = run.plan.experiment
-    digest = requests_digest(inputs.requests, inputs.retention or [], inputs.text, inputs.capability)
     return {
         "loop": experiment.loop,
         "hparams": hparams_values(run.plan.hparams),
         **config_of(experiment, inputs),
         "only_errors": experiment.only_errors,
-        "recorded": {"requests_sha256": digest},
     }
 
 
@@ -211,21 +208,13 @@ def _stored_cells(file: Path) -> dict[str, Any]:
     """
     if not file.is_file():
         return {}
-    cells = _read(file, "the settings of a sweep").get("cells")
+    cells = read_settings(file, "the settings of a sweep").get("cells")
     if not isinstance(cells, dict):
         raise RunError(
             f"{file}: 'cells' is not a mapping from cells to their settings. Choose another folder with --out, or "
             "delete the file: then the settings are read from the folders of the cells."
         )
     return cells
-
-
-def _read(file: Path, content: str) -> dict[str, Any]:
-    """Return the mapping in a YAML file of the sweep's folder; raise a RunError if it can't be read."""
-    try:
-        return read_mapping(file, content)
-    except HyperParameterError as error:
-        raise RunError(f"{error}. Choose another folder with --out.") from error
 
 
 def _changes(cell: Cell, stored: Any, present: Mapping[str, Any]) -> list[str]:
@@ -242,11 +231,11 @@ def _changes(cell: Cell, stored: Any, present: Mapping[str, Any]) -> list[str]:
     may_differ = _MAY_DIFFER
     written = stored if isinstance(stored, dict) else {}
     if stored is None:
-        written = _read(cell.run.folder / CONFIG, "the settings of a run")
+        written = read_settings(cell.run.folder / CONFIG, "the settings of a run")
         present, may_differ = _run_settings(cell.run.plan, present, written), _MAY_DIFFER_FROM_RUN
     if isinstance(hparams := written.get("hparams"), dict):  # a file of an older release can lack some
         written = {**written, "hparams": {**hparams_defaults(cell.run.plan.hparams), **hparams}}
-    return setting_changes(written, present, lambda name: f"{name}.".startswith(may_differ))
+    return setting_changes(written, present, may_differ)
 
 
 def _run_settings(plan: Plan, settings: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,10 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from easyedit_lifelong.data.joiners import joiner_of, joiners_by_prompt, with_joiner
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
-from easyedit_lifelong.evaluation.scorers import scorer_for
+from easyedit_lifelong.evaluation.scorers import requests_and_scorer
 from easyedit_lifelong.methods.calibrator import ShowStep, no_progress
 from easyedit_lifelong.methods.grace.calibration.answer_layer_study import (
     Gate,
@@ -164,9 +163,7 @@ def calibrate(
     steps = steps or Steps()
     key_layers = candidate_key_layers(model, settings.layers)
     answer_layers = candidate_answer_layers(model, settings.answer_layers, key_layers)
-    requests, joiner = with_joiner(requests, joiner_of(hparams)), joiner_of(hparams)
-    scorer = scorer_for(model, tokenizer, joiner)
-    scorer.use_joiners(joiners_by_prompt(requests))
+    requests, scorer = requests_and_scorer(model, tokenizer, requests, hparams)
     records, n_borrowed = add_relation_probes(usable_records(requests, scorer, model), hparams.seed)
     texts = StudyTexts.of(records, tokenizer, hparams)
     counts = {
