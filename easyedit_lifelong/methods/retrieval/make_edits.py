@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -204,12 +205,7 @@ def apply_retrieval_to_model(
     weights stay unchanged.
     """
     editor_class = next(editor for editor in EDITORS if isinstance(hparams, editor.hparams_class))
+    make_editor = functools.partial(RetrievalEditing, editor_class)
     return apply_requests(
-        lambda edited: RetrievalEditing(editor_class, edited, tok, hparams),
-        model,
-        tok,
-        requests,
-        hparams,
-        copy=copy,
-        keep_original_weight=keep_original_weight,
+        make_editor, model, tok, requests, hparams, copy=copy, keep_original_weight=keep_original_weight
     )

@@ -107,11 +107,5 @@ def apply_rome_to_model(
     Arguments, result and errors are those of :func:`~easyedit_lifelong.methods.memit.editor.apply_memit_to_model`.
     """
     return apply_requests(
-        lambda edited: RomeEditor.on(edited, tok, hparams),
-        model,
-        tok,
-        requests,
-        hparams,
-        copy=copy,
-        keep_original_weight=keep_original_weight,
+        RomeEditor.on, model, tok, requests, hparams, copy=copy, keep_original_weight=keep_original_weight
     )

@@ -222,11 +222,5 @@ def apply_adaptor_to_model(
     """
     editor_class = next(editor for editor in EDITORS if isinstance(hparams, editor.hparams_class))
     return apply_requests(
-        lambda edited: editor_class.on(edited, tok, hparams),
-        model,
-        tok,
-        requests,
-        hparams,
-        copy=copy,
-        keep_original_weight=keep_original_weight,
+        editor_class.on, model, tok, requests, hparams, copy=copy, keep_original_weight=keep_original_weight
     )

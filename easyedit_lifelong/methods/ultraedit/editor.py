@@ -186,11 +186,5 @@ def apply_ultraedit_to_model(
     :func:`~easyedit_lifelong.methods.memit.editor.apply_memit_to_model`.
     """
     return apply_requests(
-        lambda edited: UltraEditEditor.on(edited, tok, hparams),
-        model,
-        tok,
-        requests,
-        hparams,
-        copy=copy,
-        keep_original_weight=keep_original_weight,
+        UltraEditEditor.on, model, tok, requests, hparams, copy=copy, keep_original_weight=keep_original_weight
     )
