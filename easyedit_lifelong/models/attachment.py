@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.models.partial_pass import hidden_of
 from easyedit_lifelong.models.pickling import NotPicklable
 from easyedit_lifelong.models.row_axis import with_row_axis, without_row_axis
 from easyedit_lifelong.models.stack_trackers import attach_tracker
@@ -141,9 +142,8 @@ class Attachment(NotPicklable):
 
     def _after_layer(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Return the layer's new output; None keeps its output. This is the forward hook."""
-        hidden = output if isinstance(output, Tensor) else output[0]
         # Editors compare activations in float32, even if the model runs in autocast's lower precision.
-        with torch.autocast(hidden.device.type, enabled=False):
+        with torch.autocast(hidden_of(output).device.type, enabled=False):
             if not self._has_flat_rows(args, output):
                 return self.replace(args, kwargs, output)
             assert self.window is not None
