@@ -17,27 +17,19 @@ from easyedit_lifelong.methods.hypernetworks.config import HypernetworkHyperPara
 from easyedit_lifelong.methods.hypernetworks.network import Hypernetwork
 from easyedit_lifelong.methods.hypernetworks.token_gradients import token_gradients
 from easyedit_lifelong.methods.hypernetworks.training import load_artefact
-from easyedit_lifelong.methods.hypernetworks.training_records import edit_example
 from easyedit_lifelong.methods.shared.editors import base_fingerprint
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.methods.training.example_passes import ExampleLosses, ExamplePasses
-from easyedit_lifelong.methods.training.examples import Example
+from easyedit_lifelong.methods.training.examples import Example, RequestExample, encode_request
 from easyedit_lifelong.methods.weight_updates.batch_editor import BatchEditor
 from easyedit_lifelong.methods.weight_updates.check import check_block_projections, check_same_targets
 from easyedit_lifelong.methods.weight_updates.history import Batch
 from easyedit_lifelong.methods.weight_updates.layer_update import ProductUpdate, WeightUpdate
+from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_modes import frozen
 from easyedit_lifelong.models.modules import module_path
 from easyedit_lifelong.models.wrappers import model_to_edit
-
-
-@dataclass(frozen=True)
-class EncodedEdit:
-    """A request with the token ids of its prompt and target."""
-
-    request: EditRequest
-    example: Example
 
 
 @dataclass(frozen=True)
@@ -50,7 +42,6 @@ class NetworkBatch(Batch):
 
     update_class: ClassVar[type[Any]] = ProductUpdate
 
-    layers: Mapping[str, WeightUpdate]
     artefact: str = ""
 
 
@@ -78,15 +69,15 @@ class HypernetworkEditor(BatchEditor[NetworkBatch]):
         self._trained: tuple[str | None, str, Hypernetwork] | None = None
         """The folder, the digest and the network of the artefact that was read last."""
 
-    def encode(self, request: EditRequest) -> EncodedEdit:
+    def encode(self, request: EditRequest) -> RequestExample:
         """Encode the prompt and the target of a request."""
-        return EncodedEdit(request, edit_example(self.model, self.tokenizer, request, self.hparams.eos))
+        return encode_request(self.tokenizer, request, self.hparams.eos, context_length(self.model))
 
-    def check_batch(self, items: Sequence[EncodedEdit]) -> None:
+    def check_batch(self, items: Sequence[RequestExample]) -> None:
         """Check that no two requests of a batch have the same prompt and different targets."""
         check_same_targets((item.example.prompt, item.request) for item in items)
 
-    def edit_batch(self, items: Sequence[EncodedEdit]) -> list[EditResult]:
+    def edit_batch(self, items: Sequence[RequestExample]) -> list[EditResult]:
         """Apply one batch; return the result of each request."""
         began = time.perf_counter()
         digest, network = self._network()
