@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from easyedit_lifelong.methods.base import ExplainedPass
 from easyedit_lifelong.methods.grace.codebook.decisions import Match
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.subject.subject_layer import AnswerLayerAdaptor
+from easyedit_lifelong.methods.inspection import ExplainedPass
 from easyedit_lifelong.models.row_axis import with_row_axis
 
 
@@ -101,7 +101,7 @@ class GraceLayer:
 
 @contextlib.contextmanager
 def explain(model: Any, explained: ExplainedPass) -> Iterator[Callable[[], list[GraceLayer]]]:
-    """Record the lookups in a model's codebooks; see :data:`~easyedit_lifelong.methods.base.Explain`."""
+    """Record the lookups in a model's codebooks; see :data:`~easyedit_lifelong.methods.inspection.Explain`."""
     observers = [_Observer(path, editor, explained) for path, editor in GraceEditor.all_of(model).items()]
     with ExitStack() as stack:
         for observer in observers:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.base import InspectedPart, MergedEdits, MergeSource
 from easyedit_lifelong.methods.edit_stores import EditsPart
+from easyedit_lifelong.methods.inspection import InspectedPart
+from easyedit_lifelong.methods.merging import MergedEdits, MergeSource
 from easyedit_lifelong.methods.retrieval.contexts import DEMONSTRATIONS, FACT_TOKENS, PARTS, PROMPT
 from easyedit_lifelong.methods.retrieval.editor import (
     CLASSIFIER,
