@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,7 +18,7 @@ from easyedit_lifelong.methods.hypernetworks.token_gradients import token_gradie
 from easyedit_lifelong.methods.hypernetworks.training import load_artefact
 from easyedit_lifelong.methods.shared.editors import base_fingerprint
 from easyedit_lifelong.methods.shared.records import EditRecord
-from easyedit_lifelong.methods.shared.results import EditResult
+from easyedit_lifelong.methods.shared.results import Outcome
 from easyedit_lifelong.methods.training.example_passes import ExampleLosses, ExamplePasses
 from easyedit_lifelong.methods.training.examples import Example, RequestExample, encode_request
 from easyedit_lifelong.methods.weight_updates.batch_editor import BatchEditor
@@ -77,9 +76,8 @@ class HypernetworkEditor(BatchEditor[NetworkBatch]):
         """Check that no two requests of a batch have the same prompt and different targets."""
         check_same_targets((item.example.prompt, item.request) for item in items)
 
-    def edit_batch(self, items: Sequence[RequestExample]) -> list[EditResult]:
-        """Apply one batch; return the result of each request."""
-        began = time.perf_counter()
+    def edit_batch(self, items: Sequence[RequestExample]) -> tuple[NetworkBatch, list[Outcome]]:
+        """Apply one batch; return it, and the outcome of each request."""
         digest, network = self._network()
         examples = [item.example for item in items]
         passes = ExamplePasses(self._runner, self._layers.modules)
@@ -90,21 +88,11 @@ class HypernetworkEditor(BatchEditor[NetworkBatch]):
             after = passes.losses(examples)
         after.check_finite(examples, "after the edit")
         records = tuple(EditRecord.of(item.request) for item in items)
-        self.state.batches.append(self.batch_class(records, updates, digest))
-        self._layers.finish_batch()
-        seconds = (time.perf_counter() - began) / len(items)
-        number = len(self.state.batches)
-        return [
-            EditResult(
-                item.request.case_id,
-                steps=1,
-                loss=float(after.losses[i]),
-                seconds=seconds,
-                learned=bool(after.correct[i]),
-                detail={"batch": number, "loss_before": float(before.losses[i])},
-            )
-            for i, item in enumerate(items)
+        outcomes = [
+            Outcome(1, float(after.losses[i]), bool(after.correct[i]), {"loss_before": float(before.losses[i])})
+            for i in range(len(items))
         ]
+        return self.batch_class(records, updates, digest), outcomes
 
     def compute_updates(
         self, network: Hypernetwork, passes: ExamplePasses, examples: Sequence[Example]
