@@ -20,13 +20,13 @@ from easyedit_lifelong.methods.ultraedit.config import UltraEditHyperParams
 from easyedit_lifelong.methods.ultraedit.update import UltraEditBatch, UltraEditUpdate, least_squares, value_changes
 from easyedit_lifelong.methods.weight_updates.batch_editor import BatchEditor
 from easyedit_lifelong.methods.weight_updates.check import check_block_projections, check_same_targets
-from easyedit_lifelong.methods.weight_updates.edited_layers import weight_of
 from easyedit_lifelong.methods.weight_updates.normaliser import Normaliser
 from easyedit_lifelong.models.anatomy import projection_shape
 from easyedit_lifelong.models.answer_passes import AnswerPasses, OutputGradients
 from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.pair_encoders import encoder_for
+from easyedit_lifelong.models.quantisation import update_dtype
 from easyedit_lifelong.models.wrappers import model_to_edit
 
 Shape = tuple[int, int]
@@ -135,7 +135,7 @@ class UltraEditEditor(BatchEditor[UltraEditBatch]):
         for path, part in gradients.items():
             shape = projection_shape(self._layers.modules[path])
             normaliser = normalisers[shape]
-            dtype = torch.promote_types(weight_of(self._layers.modules[path]).dtype, torch.float32)
+            dtype = update_dtype(self._layers.modules[path])
             # The authors add the precision of the numbers to the standard deviation.
             epsilon = torch.finfo(dtype).eps
             values = value_changes(part.inputs, part.gradients, normaliser, self.hparams.lr, epsilon)
