@@ -173,7 +173,11 @@ class FineTuneEditor(BatchEditor[DenseBatch]):
         return functools.partial(clamp_change, centers=centers, limit=hparams.norm_constraint, norm=hparams.norm)
 
     def _schedule(self, earlier_edits: int) -> Schedule:
-        """Return the schedule of the edits themselves. Their order depends only on the seed and on earlier edits."""
+        """Return the schedule of the edits themselves.
+
+        Args:
+            earlier_edits: the number of earlier edits that the method reads. With the seed, it determines the order.
+        """
         hparams = self.hparams
         return Schedule(
             hparams.num_steps,

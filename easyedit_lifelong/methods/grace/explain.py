@@ -180,9 +180,8 @@ class _Observer:
             shown = codebook.nearest(query[0])
             if key >= 0 and key != shown.index:
                 shown = Match(key, float(codebook.distances(query)[0, key]))
-            if (
-                at_answer_layer and replaced
-            ):  # an earlier token matched the key, so this token may be outside its radius
+            if at_answer_layer and replaced:
+                # An earlier token matched the key, so this token may be outside its radius.
                 within = bool(codebook.relative_distances(query, named_eps or 0.0)[0, key] <= 1)
             radius, words_differ = radii[shown.index], False
             if named_eps is not None and key >= 0 and within and shown.distance > radius:

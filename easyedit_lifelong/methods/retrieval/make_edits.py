@@ -167,7 +167,7 @@ class RetrievalEditing:
         (context,) = editor.contexts_of([prompt]) or [None]
         if context is None:
             return
-        with editing(self._model), internal_pass(self._model), torch.no_grad():
+        with editing(self._model), internal_pass(self._model):
             edited = self._last_logits(runner, prompt)
             with editor.without_edits():
                 as_text = self._last_logits(runner, context + without_beginning(edit.data))
