@@ -12,7 +12,7 @@ from easyedit_lifelong.covariance.blocks import Block
 from easyedit_lifelong.covariance.moments import MomentSum
 from easyedit_lifelong.errors import CovarianceError
 from easyedit_lifelong.models.capture import recording_inputs
-from easyedit_lifelong.models.encoding import length_batches, pad_rows
+from easyedit_lifelong.models.encoding import pad_rows, row_batches
 from easyedit_lifelong.models.modules import find_module
 
 BATCH_TOKENS = {"cpu": 2048}
@@ -80,7 +80,7 @@ def add_block(collector: KeyCollector, block: Block, batch_tokens: int | None = 
     if batch_tokens is None:
         device_type = collector.model.get_input_embeddings().weight.device.type
         batch_tokens = BATCH_TOKENS.get(device_type, _DEFAULT_BATCH_TOKENS)
-    for batch in length_batches(rows, batch_tokens):
+    for batch in row_batches(rows, batch_tokens):
         collector.add_rows(batch)
     for path, moment_sum in collector.sums.items():
         try:

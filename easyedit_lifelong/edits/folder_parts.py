@@ -22,7 +22,7 @@ from easyedit_lifelong.edits.edits_folder import (
     write_folder,
 )
 from easyedit_lifelong.edits.record_columns import read_records, record_columns
-from easyedit_lifelong.edits.step_files import read_steps, step_count, step_entries
+from easyedit_lifelong.edits.step_files import read_steps, step_count, step_entries, step_file
 from easyedit_lifelong.errors import PluginError, RunError
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.edit_stores import AppendableEditStore, EditsPart, OldState, OldStateReader, are_many
@@ -142,11 +142,17 @@ def _split_into_parts(path: Path, index: dict[str, Any], tensors: dict[str, Tens
 
 
 def _join_steps(folder: Path, method: str, hparams: dict[str, Any]) -> tuple[str, EditsPart]:
-    """Return the steps of a state folder as one part, with the method's name."""
+    """Return the steps of a state folder as one part, with the method's name.
+
+    Raises:
+        RunError: a file cannot be read, or there is none.
+    """
     store = method_of(method, folder / INDEX).edits
     if not isinstance(store, AppendableEditStore):
         raise PluginError(f"{folder / INDEX}: method {method!r} can't load the edits of a run")
     steps, _ = read_steps(folder, hparams)
+    if not steps:
+        raise RunError(f"{folder / INDEX}: the files of the edits, {step_file(folder, 1).name} and so on, are missing")
     return method, store.join(steps, str(folder / INDEX))
 
 

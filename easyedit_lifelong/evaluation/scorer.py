@@ -17,7 +17,7 @@ from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer, forced_ans
 from easyedit_lifelong.evaluation.tree_scoring import TreeScorer
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.devices import input_device
-from easyedit_lifelong.models.encoding import EncodedPair, encode_pair, encode_text, pad_rows
+from easyedit_lifelong.models.encoding import EncodedPair, batches_by_length, encode_pair, encode_text, pad_rows
 from easyedit_lifelong.models.greedy_rows import can_drop_rows, generate_rows
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_modes import bare_generation_config, evaluating
@@ -96,9 +96,9 @@ class Scorer:
         rows = shared_rows(pairs)
         head = self._head(model)
         with evaluating(model):
-            trees = TreeScorer(model, head, self._pad, self.tokens_per_batch, self._batches)
+            trees = TreeScorer(model, head, self._pad, self.tokens_per_batch)
             answers, rows = trees.score(rows)
-            for batch in self._batches([row[0].length for row in rows]):
+            for batch in batches_by_length([row[0].length for row in rows], self.tokens_per_batch):
                 for part in self._parts_of_batch(model, [rows[i] for i in batch]):
                     keys = [key_of(pair) for row in part for pair in row]
                     answers.update(zip(keys, self._forced_batch(model, part, head), strict=True))
@@ -240,7 +240,7 @@ class Scorer:
             context: the limit of the total length, if there is one.
         """
         total_lengths = [length + limit for length, limit in zip(lengths, limits, strict=True)]
-        for batch in self._batches(total_lengths, 4 * self.tokens_per_batch):
+        for batch in batches_by_length(total_lengths, 4 * self.tokens_per_batch):
             group: list[int] = []
             for index in batch:
                 extended = [*group, index]
@@ -260,20 +260,3 @@ class Scorer:
     def _pad(self) -> int:
         """The padding token; any token will do, since padding is masked."""
         return self.tokenizer.pad_token_id or 0
-
-    def _batches(self, lengths: Sequence[int], max_tokens: int | None = None) -> Iterator[list[int]]:
-        """Yield batches of rows, as indices, sorted by length so that there is little padding.
-
-        Args:
-            lengths: the length of each row.
-            max_tokens: the largest number of tokens in a batch, with padding; None for ``tokens_per_batch``.
-        """
-        max_tokens = self.tokens_per_batch if max_tokens is None else max_tokens
-        batch: list[int] = []
-        for index in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
-            if batch and lengths[batch[0]] * (len(batch) + 1) > max_tokens:
-                yield batch
-                batch = []
-            batch.append(index)
-        if batch:
-            yield batch

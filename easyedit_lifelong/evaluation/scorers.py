@@ -13,7 +13,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer, forced_answer
 from easyedit_lifelong.models.devices import input_device
-from easyedit_lifelong.models.encoding import IGNORED, EncodedPair, pad_rows
+from easyedit_lifelong.models.encoding import IGNORED, EncodedPair, batches_by_length, pad_rows
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.model_modes import evaluating
 from easyedit_lifelong.models.padding import unpadded_groups
@@ -126,7 +126,7 @@ class LabelScorer(EncoderScorer):
         rows = [self.encode(prompt, names[0]).prompt for prompt in prompts]
         labels = [""] * len(rows)
         with evaluating(model):
-            for batch in self._batches([len(row) for row in rows]):
+            for batch in batches_by_length([len(row) for row in rows], self.tokens_per_batch):
                 for group in unpadded_groups(model, [len(rows[i]) for i in batch]):
                     part = [batch[i] for i in group]
                     ids, mask = pad_rows([rows[i] for i in part], self._pad, "right", input_device(model))

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from easyedit_lifelong.models.encoding import EncodedPair
+from easyedit_lifelong.models.precision import at_least_float32
 
 PairKey = tuple[tuple[int, ...], tuple[int, ...]]
 """The tokens of a prompt and of its answer."""
@@ -51,7 +52,7 @@ def forced_answer(logits: Tensor, target: Sequence[int]) -> ForcedAnswer:
         logits: the logits that predict the answer's tokens, shape ``(answer tokens, vocabulary)``.
         target: the answer's tokens.
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = at_least_float32(logits)
     labels = torch.tensor(list(target), device=logits.device)
     return ForcedAnswer(tuple(logits.argmax(dim=-1).tolist()), tuple(target), F.cross_entropy(logits, labels).item())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer, PairKey, forced_answer, key_of
-from easyedit_lifelong.models.encoding import EncodedPair
+from easyedit_lifelong.models.encoding import EncodedPair, batches_by_length
 from easyedit_lifelong.models.partial_pass import head_at_positions
 from easyedit_lifelong.models.plain_models import reads_rows_plainly
 from easyedit_lifelong.models.prefix_tree import PrefixTree, pack_rows, tree_pass
@@ -32,14 +32,12 @@ class TreeScorer:
         head: its output head; None if logits cannot be computed at some positions only. Then there are no trees.
         pad: id of the padding token.
         tokens_per_batch: the largest number of tokens in a batch of trees, with padding.
-        batches: the batches of separate rows, as indices, by the rows' lengths.
     """
 
     model: Any
     head: nn.Module | None
     pad: int
     tokens_per_batch: int
-    batches: Callable[[Sequence[int]], Iterable[Sequence[int]]]
 
     def score(self, rows: Rows) -> tuple[dict[PairKey, ForcedAnswer], Rows]:
         """Score the questions of rows in trees.
@@ -53,33 +51,22 @@ class TreeScorer:
         for width in _WIDTHS:
             short = [row for row in rows if row[0].length <= width // 2]
             trees, places = pack_rows([pair.tokens[:-1] for row in short for pair in row], width)
-            batches = list(self._tree_batches(trees))
+            tree_widths = [len(tree.tokens) for tree in trees]
             # A model is tried on as many tokens as a tree has, so small savings are not worth it.
-            if self._columns_of(short) - _columns(trees, batches) < width or not supports_trees(self.model, width):
+            saved = self._columns([row[0].length - 1 for row in short]) - self._columns(tree_widths)
+            if saved < width or not supports_trees(self.model, width):
                 continue
             by_tree: list[list[tuple[EncodedPair, list[int]]]] = [[] for _ in trees]
             for pair, (tree, path) in zip((pair for row in short for pair in row), places, strict=True):
                 by_tree[tree].append((pair, path))
-            for batch in batches:
+            for batch in batches_by_length(tree_widths, self.tokens_per_batch):
                 answers.update(self._score_batch([trees[n] for n in batch], [by_tree[n] for n in batch]))
             rows = [row for row in rows if row[0].length > width // 2]
         return answers, rows
 
-    def _tree_batches(self, trees: Sequence[PrefixTree]) -> Iterator[list[int]]:
-        """Yield batches of trees, as indices, the widest first."""
-        batch: list[int] = []
-        for number in sorted(range(len(trees)), key=lambda n: len(trees[n].tokens), reverse=True):
-            if batch and len(trees[batch[0]].tokens) * (len(batch) + 1) > self.tokens_per_batch:
-                yield batch
-                batch = []
-            batch.append(number)
-        if batch:
-            yield batch
-
-    def _columns_of(self, rows: Rows) -> int:
-        """Return how many columns batches of separate rows have, padding included."""
-        lengths = [row[0].length - 1 for row in rows]
-        return sum(max(lengths[index] for index in batch) * len(batch) for batch in self.batches(lengths))
+    def _columns(self, lengths: Sequence[int]) -> int:
+        """Return how many columns batches of rows of these lengths have, padding included."""
+        return sum(lengths[batch[0]] * len(batch) for batch in batches_by_length(lengths, self.tokens_per_batch))
 
     def _score_batch(
         self, trees: Sequence[PrefixTree], questions: Sequence[Sequence[tuple[EncodedPair, list[int]]]]
@@ -90,7 +77,7 @@ class TreeScorer:
             trees: the trees.
             questions: the questions of each tree, and the columns of their tokens but the last.
         """
-        assert self.head is not None  # nosec B101
+        assert self.head is not None
         spans = [
             (pair, [(row, column) for column in path[len(pair.prompt) - 1 :]])
             for row, of_tree in enumerate(questions)
@@ -102,8 +89,3 @@ class TreeScorer:
             logits = tree_pass(self.model, trees, self.pad)[0]
         for pair, span in spans:
             yield key_of(pair), forced_answer(logits[[place_of[position] for position in span]], pair.target)
-
-
-def _columns(trees: Sequence[PrefixTree], batches: Iterable[Sequence[int]]) -> int:
-    """Return how many columns batches of trees have, padding included."""
-    return sum(len(trees[batch[0]].tokens) * len(batch) for batch in batches)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.models.encoding import IGNORED, encode_pair, encode_text, pad_rows
 from easyedit_lifelong.models.load import context_length
+from easyedit_lifelong.models.precision import at_least_float32
 from easyedit_lifelong.models.runner import Runner
 
 
@@ -90,4 +91,4 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
 def predictions(runner: Runner, rows: PaddedRows) -> Tensor:
     """Return the logits for the targets of rows, in float32 or wider, shape ``(rows, tokens - 1, vocabulary)``."""
     logits = runner.call(rows.ids, rows.mask, rows.mask.sum(dim=1))[:, :-1]
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return at_least_float32(logits)

@@ -30,6 +30,7 @@ from easyedit_lifelong.models.encoding import IGNORED, group_by_length
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.model_modes import editing, frozen
 from easyedit_lifelong.models.modules import find_module
+from easyedit_lifelong.models.precision import at_least_float32
 from easyedit_lifelong.models.runner import Runner
 
 _MAX_PADDING, _MAX_ROWS = 256, 16
@@ -168,5 +169,4 @@ def _factors(
 
 def _row(values: Tensor, row: int, shape: torch.Size, n_tokens: int) -> Tensor:
     """Return the values at the tokens of a row; some modules have flattened rows."""
-    part = values.detach().view(*shape, -1)[row, :n_tokens]
-    return part.to(torch.promote_types(part.dtype, torch.float32))
+    return at_least_float32(values.detach().view(*shape, -1)[row, :n_tokens])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.locate.known_facts import EncodedFact
+from easyedit_lifelong.models.precision import at_least_float32
 from easyedit_lifelong.plurals import counted
 
 
@@ -97,4 +98,4 @@ def subject_embedding_deviation(tokenizer: Any, embed: torch.nn.Module, subjects
         raise DataError("the subjects have no tokens, so the noise has no standard deviation")
     device = next(embed.parameters()).device
     values = embed(torch.tensor(ids, device=device))
-    return float(values.to(torch.promote_types(values.dtype, torch.float32)).std())
+    return float(at_least_float32(values).std())

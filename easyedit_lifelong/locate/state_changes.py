@@ -18,6 +18,7 @@ from easyedit_lifelong.models.capture import recording_output
 from easyedit_lifelong.models.encoding import encode_text
 from easyedit_lifelong.models.model_modes import evaluating
 from easyedit_lifelong.models.partial_pass import hidden_of
+from easyedit_lifelong.models.precision import at_least_float32
 from easyedit_lifelong.models.runner import Runner
 
 
@@ -85,7 +86,7 @@ def record_states(model: Any, tokenizer: Any, prompt: str, kinds: Sequence[Kind]
         logits = runner.call(ids, torch.ones_like(ids), [len(row)], keep=1)[0, -1]
     states_by_kind = {kind: torch.stack(states, dim=1) for kind, states in recorded.items()}
     tokens = [str(tokenizer.decode([token])) for token in row]
-    return PromptStates(prompt, tokens, states_by_kind, _wide(logits).softmax(dim=0).cpu())
+    return PromptStates(prompt, tokens, states_by_kind, at_least_float32(logits).softmax(dim=0).cpu())
 
 
 def compare_states(unedited: PromptStates, edited: PromptStates) -> StateChanges:
@@ -99,8 +100,4 @@ def compare_states(unedited: PromptStates, edited: PromptStates) -> StateChanges
 
 
 def _append(states: list[Tensor], n_tokens: int, output: Any) -> None:
-    states.append(_wide(hidden_of(output).view(n_tokens, -1)).cpu())
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
+    states.append(at_least_float32(hidden_of(output).view(n_tokens, -1)).cpu())

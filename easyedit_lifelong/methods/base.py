@@ -1,254 +1,55 @@
-"""The ports: what an editing method can implement, and the data that it exchanges with the rest of the package.
+"""The ports: what an editing method can implement.
 
 :class:`EditMethod` needs a name, a hyperparameter class and an apply function. Every other field is optional. The
-loops, ``edits/``, the commands and the report call these ports and know no method by name; see docs/plugins.md.
+loops, ``edits/``, the commands and the report call these ports and know no method by name; see docs/plugins.md. The
+modules beside this one have the types of the ports; the names in :data:`__all__` can be imported from here, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from easyedit_lifelong.methods.calibrator import Calibrator
 from easyedit_lifelong.methods.edit_stores import EditsPart, EditStore, StateKeeper
+from easyedit_lifelong.methods.inspection import NEARLY, Explain, ExplainedPass, InspectedPart, LayerExplanation
+from easyedit_lifelong.methods.merging import Conflict, MergedEdits, MergeSource, Renamed
+from easyedit_lifelong.methods.removal import BatchRemoval, CaseRemoval
 from easyedit_lifelong.methods.report_sections import ReportSection, RunRecord
 from easyedit_lifelong.methods.search_space import SearchSpace
 from easyedit_lifelong.methods.trained_editor import TrainedEditor
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from easyedit_lifelong.data.request import EditRequest
     from easyedit_lifelong.evaluation.scope import ScopeStudy
-    from easyedit_lifelong.methods.shared.records import EditRecord
     from easyedit_lifelong.models.encoding import EncodedPair
     from easyedit_lifelong.models.model_kinds import ModelKind
 
-
-# ---------------------------------------------------------------------- remove edits
-
-
-class CaseRemoval(Protocol):
-    """Removes single edits from a model, or from a folder without the model.
-
-    ``rollback_case`` and ``rollback --case`` use this port.
-    """
-
-    def records(self, model: Any) -> list[EditRecord]:
-        """Return the records of all the method's edits on a model, of all its editors, in order."""
-
-    def remove(self, model: Any, records: Sequence[EditRecord], *, check_only: bool = False) -> None:
-        """Remove edits from a model, as if they had never been made. The other edits stay.
-
-        Args:
-            model: the edited model.
-            records: the records of the edits to remove: objects that :meth:`records` returned.
-            check_only: only check whether the edits can be removed.
-
-        Raises:
-            EditError: the edits cannot be removed. Then the model is unchanged.
-        """
-
-    def remove_from(self, part: EditsPart, numbers: Collection[int], where: str) -> EditsPart:
-        """Return a part without some of its edits.
-
-        Args:
-            part: the edits.
-            numbers: the indices of the edits to leave out, counted from 0.
-            where: the file that the part was read from, for messages.
-
-        Raises:
-            EditError: the edits cannot be removed.
-            RunError: the part is incomplete.
-        """
-
-
-class BatchRemoval(Protocol):
-    """Removes the latest batches from a model, or from a folder without the model.
-
-    ``rollback_to_batch`` and ``rollback --to-batch`` use this port.
-    """
-
-    def back_to(self, model: Any, batch: int) -> None:
-        """Restore a model to what it was, bitwise, after its first ``batch`` batches.
-
-        Args:
-            model: the edited model.
-            batch: how many batches to keep.
-
-        Raises:
-            EditError: the model has fewer batches.
-        """
-
-    def first_batches(self, part: EditsPart, batch: int, where: str) -> EditsPart:
-        """Return the part with its first ``batch`` batches only.
-
-        Args:
-            part: the edits.
-            batch: how many batches to keep.
-            where: the file that the part was read from, for messages.
-
-        Raises:
-            EditError: the part has fewer batches.
-            RunError: the part is incomplete.
-        """
-
-
-# ---------------------------------------------------------------------- explain and inspect edits
-
-
-@dataclass(frozen=True)
-class ExplainedPass:
-    """A forward pass of an edited model over one prompt, which is to be explained.
-
-    Attributes:
-        prompt: the prompt.
-        answer: the teacher-forced text after the prompt; None if there is none.
-        texts: the text of each token that the model reads.
-        end: index of the prompt's last token.
-        texts_at: ``texts_at(module)`` returns the text of each token that a module processes. For a module in the
-            decoder of an encoder-decoder model, these differ from ``texts``.
-    """
-
-    prompt: str
-    answer: str | None
-    texts: Sequence[str]
-    end: int
-    texts_at: Callable[[nn.Module], Sequence[str]]
-
-
-class LayerExplanation(Protocol):
-    """What one edited layer did in a forward pass. Implementations are dataclasses."""
-
-    def lines(self) -> list[str]:
-        """Return the explanation as lines of text: the layer, then its tokens."""
-
-
-Explain = Callable[[Any, ExplainedPass], AbstractContextManager[Callable[[], Sequence[LayerExplanation]]]]
-"""``explain(model, explained_pass)`` returns a context manager, inside which the caller makes the forward pass. The
-context manager yields a function, which the caller calls after the pass. The function returns an explanation for each
-layer that the method edits, or an empty sequence if the model has no edits of the method."""
-
+__all__ = [
+    "NEARLY",
+    "BatchRemoval",
+    "CaseRemoval",
+    "Conflict",
+    "EditMethod",
+    "Explain",
+    "ExplainedPass",
+    "InspectedPart",
+    "LayerExplanation",
+    "MergeSource",
+    "MergedEdits",
+    "PlainWeights",
+    "Renamed",
+    "WatchAnswers",
+]
 
 WatchAnswers = Callable[[Any, Any, "Sequence[EncodedPair]"], Sequence[Callable[[], Hashable]]]
 """``watch_answers(model, tokenizer, questions)`` returns a function for each question, a prompt with an answer, of an
 edited causal language model. Called at any later time, also after further edits or removals, the function returns a
 value. As long as this value stays the same, so do the model's teacher-forced logits for the question. It costs much
 less than a pass of the model."""
-
-
-NEARLY = 1.25
-"""The default largest nearness of pairs that :attr:`InspectedPart.near` lists: two keys nearly collide if their
-distance is at most this multiple of the sum of their radii."""
-
-
-@dataclass(frozen=True)
-class InspectedPart:
-    """A description of one editor's saved edits, made without a model.
-
-    Attributes:
-        method: the method's name.
-        layers: paths of the edited layers.
-        settings: the hyperparameters that determine which prompts an edit answers.
-        edits: one entry for each edit, in order: the request's fields, ``time``, and fields that the method adds.
-            CoachHook adds ``batch``. GRACE adds ``decision``, ``key`` (its number), ``replaced_by`` (the number,
-            counted from 1, of the last edit with that key, if that is another edit), and fields that describe the key:
-            ``radius``, ``hits``, ``neighbour`` (the number of the nearest key), and the ``distance`` and ``nearness``
-            of that neighbour; ``further_keys`` is how many further keys the edit has.
-        near: one entry for each pair of edits whose keys are near each other, the nearest pair first: ``keys`` and
-            ``edits`` (their numbers), ``distance``, ``nearness`` (the distance, divided by the sum of both radii: the
-            keys' spheres overlap below 1), ``same_target``.
-        batches: one entry for each batch: ``edits`` (how many), and fields that the method adds.
-        columns: further columns of the table of edits: from the heading to the name of the entry's field.
-        batch_columns: further columns of the table of batches: from the heading to the name of the entry's field, which
-            has a number for each layer.
-    """
-
-    method: str
-    layers: list[str]
-    settings: dict[str, Any]
-    edits: list[dict[str, Any]]
-    near: list[dict[str, Any]] = field(default_factory=list)
-    batches: list[dict[str, Any]] = field(default_factory=list)
-    columns: Mapping[str, str] = field(default_factory=dict)
-    batch_columns: Mapping[str, str] = field(default_factory=dict)
-
-
-# ---------------------------------------------------------------------- merge and export edits
-
-
-@dataclass(frozen=True)
-class MergeSource:
-    """One folder of a merge.
-
-    Attributes:
-        folder: the name of the folder.
-        where: its index file, for messages.
-        parts: its parts of one method, in order.
-    """
-
-    folder: str
-    where: str
-    parts: Sequence[EditsPart]
-
-
-@dataclass(frozen=True)
-class Conflict:
-    """An edit whose query matched the key of an edit from another folder during a merge.
-
-    Attributes:
-        layer: path of the edited layer.
-        folder: the folder that the edit is from.
-        case_id: the edit's ``case_id`` in the merged folder.
-        decision: the codebook's decision: ``split``, ``expand``, ``covered`` or ``supersede``.
-        with_folder: the folder that the other edit is from.
-        with_case_id: the other edit's ``case_id`` in the merged folder.
-        distance: distance from the edit's query to the other edit's key, in units of the distance function.
-    """
-
-    layer: str
-    folder: str
-    case_id: int | str
-    decision: str
-    with_folder: str
-    with_case_id: int | str
-    distance: float
-
-
-@dataclass(frozen=True)
-class Renamed:
-    """A case that got another ``case_id`` in a merge, because an earlier folder has the same one.
-
-    Attributes:
-        folder: the folder that the case is from.
-        before: its ``case_id`` in that folder.
-        after: its ``case_id`` in the merged folder.
-    """
-
-    folder: str
-    before: int | str
-    after: str
-
-
-@dataclass(frozen=True)
-class MergedEdits:
-    """The merged edits of several folders, of one method.
-
-    Attributes:
-        parts: the merged edits.
-        keys: number of their keys; 0 for methods without keys.
-        conflicts: edits that matched a key from another folder.
-        renamed: cases that got another ``case_id``.
-        duplicates: number of edits that were left out because an earlier folder has them, too.
-    """
-
-    parts: list[EditsPart]
-    keys: int = 0
-    conflicts: list[Conflict] = field(default_factory=list)
-    renamed: list[Renamed] = field(default_factory=list)
-    duplicates: int = 0
 
 
 @dataclass(frozen=True)
@@ -262,9 +63,6 @@ class PlainWeights:
 
     weights: dict[str, Tensor] = field(default_factory=dict)
     lost: str = ""
-
-
-# ---------------------------------------------------------------------- the method
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from easyedit_lifelong.models.capture import outputs_with_gradients, recording_i
 from easyedit_lifelong.models.encoding import EncodedPair, group_by_length, pad_rows
 from easyedit_lifelong.models.model_modes import frozen
 from easyedit_lifelong.models.partial_pass import head_at_positions
+from easyedit_lifelong.models.precision import at_least_float32
 from easyedit_lifelong.models.row_axis import with_row_axis
 from easyedit_lifelong.models.runner import Runner
 
@@ -142,7 +143,7 @@ class _Group:
         with context:
             logits = self._runner.call(self._ids, self._mask, self._prompt_lengths)
         logits = self._at_answer_tokens(logits) if head is None else logits[0]
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return at_least_float32(logits)
 
     def losses(self, logits: Tensor) -> list[AnswerLoss]:
         """Return the prediction of each pair's answer, from :meth:`logits`."""

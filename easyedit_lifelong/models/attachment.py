@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.models.modules import contains_layer
+from easyedit_lifelong.models.partial_pass import hidden_of
 from easyedit_lifelong.models.pickling import NotPicklable
 from easyedit_lifelong.models.row_axis import with_row_axis, without_row_axis
 from easyedit_lifelong.models.stack_trackers import attach_tracker
@@ -130,20 +132,17 @@ class Attachment(NotPicklable):
             EditError: the layer has been replaced since it was edited, so that the edits would be lost without a word.
         """
         module = self._parent._modules.get(self._name) if self._parent is not None else self.layer
-        while module is not self.layer:
-            module = getattr(module, "base_layer", None)  # an adapter around the layer runs it
-            if not isinstance(module, nn.Module):
-                raise EditError(
-                    f"the edited layer {self._name!r} has been replaced since it was edited (by PEFT's "
-                    "merge_and_unload, or unload?), so its edits can't act. Save the edits and roll them back before "
-                    "you replace layers; afterwards, edit again."
-                )
+        if not contains_layer(module, self.layer):
+            raise EditError(
+                f"the edited layer {self._name!r} has been replaced since it was edited (by PEFT's merge_and_unload, "
+                "or unload?), so its edits can't act. Save the edits and roll them back before you replace layers; "
+                "afterwards, edit again."
+            )
 
     def _after_layer(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Return the layer's new output; None keeps its output. This is the forward hook."""
-        hidden = output if isinstance(output, Tensor) else output[0]
         # Editors compare activations in float32, even if the model runs in autocast's lower precision.
-        with torch.autocast(hidden.device.type, enabled=False):
+        with torch.autocast(hidden_of(output).device.type, enabled=False):
             if not self._has_flat_rows(args, output):
                 return self.replace(args, kwargs, output)
             assert self.window is not None

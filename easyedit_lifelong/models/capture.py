@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.errors import ModelError
-from easyedit_lifelong.models.encoding import length_batches, pad_rows
+from easyedit_lifelong.models.encoding import pad_rows, row_batches
 from easyedit_lifelong.models.row_axis import with_row_axis
 from easyedit_lifelong.models.runner import Runner
 
@@ -132,7 +132,7 @@ def input_batches(
     Raises:
         ModelError: a layer didn't run, or doesn't receive one vector per token.
     """
-    for batch in length_batches(rows, _BATCH_TOKENS):
+    for batch in row_batches(rows, _BATCH_TOKENS):
         ids, mask = pad_rows(batch, runner.pad, "right", runner.device)
         recorded: dict[str, Any] = {}
         with torch.no_grad(), recording_inputs(layers, recorded.__setitem__, end=True):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from easyedit_lifelong.models.attachment import Attachment
 from easyedit_lifelong.models.overrides import overridden
+from easyedit_lifelong.models.partial_pass import hidden_of, with_hidden
 from easyedit_lifelong.models.prompt_positions import PositionTracker
 from easyedit_lifelong.models.windows import Generation, Window
 
@@ -144,7 +145,7 @@ def _replace_rows(
     window = None if tracker is None else tracker.current()
     if window is None:  # the caller runs only a part of the model
         return None
-    hidden = output if isinstance(output, Tensor) else output[0]
+    hidden = hidden_of(output)
     edited = None
     for group, attachment in edits:
         rows = group.rows.to(hidden.device)
@@ -152,15 +153,11 @@ def _replace_rows(
         part_args = tuple(_select(value, rows, len(hidden)) for value in args)
         part_kwargs = {name: _select(value, rows, len(hidden)) for name, value in kwargs.items()}
         with overridden("window", {group.tracker: group.window(window)}):
-            replaced = attachment.replace(
-                part_args, part_kwargs, part if isinstance(output, Tensor) else (part, *output[1:])
-            )
+            replaced = attachment.replace(part_args, part_kwargs, with_hidden(output, part))
         if replaced is not None:
             edited = hidden.clone() if edited is None else edited
-            edited[rows] = replaced if isinstance(replaced, Tensor) else replaced[0]
-    if edited is None:
-        return None
-    return edited if isinstance(output, Tensor) else (edited, *output[1:])
+            edited[rows] = hidden_of(replaced)
+    return None if edited is None else with_hidden(output, edited)
 
 
 def _select(value: Any, rows: Tensor, batch: int) -> Any:

@@ -121,21 +121,31 @@ def pad_rows(
     return pad_with(ids, pad), pad_with([torch.ones_like(row) for row in ids], 0)
 
 
-def length_batches(rows: Sequence[list[int]], batch_tokens: int) -> Iterator[list[list[int]]]:
+def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Yield batches of rows of similar length, so that passes compute little padding. The longest rows come first.
 
     Args:
-        rows: token rows; empty ones are dropped.
+        lengths: the number of tokens of each row.
         batch_tokens: maximum number of tokens in a batch, padding included. A longer row is a batch by itself.
+
+    Yields:
+        The indices of the rows of a batch.
     """
-    batch: list[list[int]] = []
-    for row in sorted((row for row in rows if row), key=len, reverse=True):
-        if batch and len(batch[0]) * (len(batch) + 1) > batch_tokens:
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > batch_tokens:
             yield batch
             batch = []
-        batch.append(row)
+        batch.append(index)
     if batch:
         yield batch
+
+
+def row_batches(rows: Sequence[list[int]], batch_tokens: int) -> Iterator[list[list[int]]]:
+    """Yield the rows of each batch of :func:`batches_by_length`. Empty rows are dropped."""
+    rows = [row for row in rows if row]
+    for batch in batches_by_length([len(row) for row in rows], batch_tokens):
+        yield [rows[index] for index in batch]
 
 
 def group_by_length(rows: Sequence[Sequence[int]], max_padding: int, max_rows: int | None = None) -> list[list[int]]:

@@ -63,7 +63,12 @@ def still_runs(model: nn.Module, path: str, module: nn.Module) -> bool:
         current: object = unwrap_model(model).get_submodule(path)
     except AttributeError:
         return False
-    while current is not module:
+    return contains_layer(current, module)
+
+
+def contains_layer(current: object, layer: nn.Module) -> bool:
+    """Return whether a module is a layer, or PEFT's adapter around it, which runs the layer."""
+    while current is not layer:
         current = getattr(current, "base_layer", None)
         if not isinstance(current, nn.Module):
             return False

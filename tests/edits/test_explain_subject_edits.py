@@ -35,7 +35,7 @@ def _gate_of(codebook: Codebook, key: int) -> torch.Tensor:
 def nearest_neighbour(codebook: Codebook, key: int) -> tuple[int | None, float | None]:
     """Find the neighbour by a loop over all pairs of keys and their key vectors."""
     candidates: list[tuple[float, int]] = []
-    vectors = codebook.key_vectors.view(len(codebook), codebook.views, -1)
+    vectors = codebook.key_vectors.view(len(codebook), codebook.vectors_per_key, -1)
     for other_key in range(len(codebook)):
         gate, other_gate = (_gate_of(codebook, index) for index in (key, other_key))
         gate_distance = 1 - torch.cosine_similarity(gate, other_gate, dim=0)
@@ -88,7 +88,7 @@ def test_neighbours_are_nearest_by_any_key_vector_and_within_the_gate(
         1,
         eps=0.1,
         dist_fn=dist_fn,
-        views=3,
+        vectors_per_key=3,
         gate_size=4 if gates else 0,
         gate_eps=0.6 if gates else None,
         per_edit_eps=True,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from easyedit_lifelong.errors import DataError
-from easyedit_lifelong.models.encoding import encode_pair, encode_text, length_batches, pad_rows, position_ids
+from easyedit_lifelong.models.encoding import encode_pair, encode_text, pad_rows, position_ids, row_batches
 from tests.support.tiny_models import build_tokenizer, with_beginning_token
 
 
@@ -106,10 +106,10 @@ def test_the_mask_selects_the_original_rows(rows: list[list[int]]) -> None:
         ]
 
 
-def test_length_batches_hold_every_row_once_with_little_padding() -> None:
+def test_row_batches_hold_every_row_once_with_little_padding() -> None:
     rng = random.Random(0)
     rows = [[i] * rng.randint(1, 60) for i in range(300)]
-    batches = list(length_batches([*rows, []], 256))
+    batches = list(row_batches([*rows, []], 256))
     assert sorted(row for batch in batches for row in batch) == sorted(rows)
     assert all(len(batch[0]) * len(batch) <= 256 for batch in batches)
     computed = sum(len(batch[0]) * len(batch) for batch in batches)
@@ -117,7 +117,7 @@ def test_length_batches_hold_every_row_once_with_little_padding() -> None:
 
 
 def test_a_row_longer_than_a_batch_gets_a_batch_to_itself() -> None:
-    assert [list(map(len, batch)) for batch in length_batches([[1] * 9, [1] * 3, [1]], 4)] == [[9], [3], [1]]
+    assert [list(map(len, batch)) for batch in row_batches([[1] * 9, [1] * 3, [1]], 4)] == [[9], [3], [1]]
 
 
 def test_a_text_that_begins_with_the_beginning_token_gets_no_second_one() -> None:

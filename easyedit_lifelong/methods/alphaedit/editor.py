@@ -50,11 +50,5 @@ def apply_alphaedit_to_model(
     Arguments, result and errors are those of :func:`~easyedit_lifelong.methods.memit.editor.apply_memit_to_model`.
     """
     return apply_requests(
-        lambda edited: AlphaEditEditor.on(edited, tok, hparams),
-        model,
-        tok,
-        requests,
-        hparams,
-        copy=copy,
-        keep_original_weight=keep_original_weight,
+        AlphaEditEditor.on, model, tok, requests, hparams, copy=copy, keep_original_weight=keep_original_weight
     )

@@ -46,11 +46,5 @@ def apply_coachhook_to_model(
         EditError: a batch failed. Then no request has been applied.
     """
     return apply_requests(
-        lambda edited: CoachHookEditor.on(edited, tok, hparams),
-        model,
-        tok,
-        requests,
-        hparams,
-        copy=copy,
-        keep_original_weight=keep_original_weight,
+        CoachHookEditor.on, model, tok, requests, hparams, copy=copy, keep_original_weight=keep_original_weight
     )

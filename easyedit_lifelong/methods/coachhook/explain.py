@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from easyedit_lifelong.methods.base import ExplainedPass
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
 from easyedit_lifelong.methods.coachhook.subject_scope import Decision
+from easyedit_lifelong.methods.inspection import ExplainedPass
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class CoachHookLayer:
 
 @contextlib.contextmanager
 def explain(model: Any, explained: ExplainedPass) -> Iterator[Callable[[], list[CoachHookLayer]]]:
-    """Record the decisions of a pass within the context; see :data:`~easyedit_lifelong.methods.base.Explain`."""
+    """Record the decisions of a pass within the context; see :data:`~easyedit_lifelong.methods.inspection.Explain`."""
     editor = CoachHookEditor.of(model)
     if editor is None:
         yield list

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from enum import Enum
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.models.attachment import Attachment
+from easyedit_lifelong.models.overrides import overridden
 
 CHILD_NAME = "coachhook"
 """Name of the child module that holds the tensors of a hook layer."""
@@ -47,38 +48,23 @@ class Hook:
         self._decision_recorder: Callable[[Tensor, Tensor], None] | None = None
         self._attachment = Attachment(model, module, CHILD_NAME, self._after_module, whole_prompts=True)
 
-    @contextlib.contextmanager
-    def in_mode(self, mode: Mode) -> Iterator[None]:
+    def in_mode(self, mode: Mode) -> AbstractContextManager[None]:
         """Set the mode within the context."""
-        before, self.mode = self.mode, mode
-        try:
-            yield
-        finally:
-            self.mode = before
+        return overridden("mode", {self: mode})
 
-    @contextlib.contextmanager
-    def recording_scores(self, record: Callable[[Tensor], None]) -> Iterator[None]:
+    def recording_scores(self, record: Callable[[Tensor], None]) -> AbstractContextManager[None]:
         """Call ``record`` in each pass within the context, with the scores, shape ``(rows, tokens)``.
 
         The scores are compared with α after the call. So ``record`` can still change α for this pass.
         """
-        self._score_recorder = record
-        try:
-            yield
-        finally:
-            self._score_recorder = None
+        return overridden("_score_recorder", {self: record})
 
-    @contextlib.contextmanager
-    def recording_decisions(self, record: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
+    def recording_decisions(self, record: Callable[[Tensor, Tensor], None]) -> AbstractContextManager[None]:
         """Call ``record`` in each pass within the context, with the scores and with which tokens are in scope.
 
         Both have the shape ``(rows, tokens)``.
         """
-        self._decision_recorder = record
-        try:
-            yield
-        finally:
-            self._decision_recorder = None
+        return overridden("_decision_recorder", {self: record})
 
     def detach(self) -> None:
         """Remove the hook layer from the model. A second call does nothing."""

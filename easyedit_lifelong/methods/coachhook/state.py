@@ -82,13 +82,13 @@ class CoachHookState(BatchHistory[BatchUpdate]):
         return total
 
 
-def check_keys(batch: BatchUpdate, width: int, views: int) -> None:
+def check_keys(batch: BatchUpdate, width: int, vectors_per_key: int) -> None:
     """Check that a saved batch has a key for each edit, with ``scope_score: codebook``.
 
     Args:
         batch: the batch.
         width: the number of inputs of the scope layer.
-        views: the number of key vectors of each key.
+        vectors_per_key: the number of key vectors of each key.
 
     Raises:
         EditError: the keys are missing, or do not fit.
@@ -96,7 +96,7 @@ def check_keys(batch: BatchUpdate, width: int, views: int) -> None:
     if batch.key_vectors is None or batch.radii is None or batch.whitening is None:
         raise EditError("the batches have no keys of subjects, which scope_score: codebook needs")
     edits = len(batch.records)
-    expected = {"key_vectors": (views * width, edits), "radii": (1, edits)}
+    expected = {"key_vectors": (vectors_per_key * width, edits), "radii": (1, edits)}
     for name, shape in expected.items():
         tensor = getattr(batch, name)
         if tuple(tensor.shape) != shape or not tensor.isfinite().all():

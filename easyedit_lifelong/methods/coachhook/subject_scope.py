@@ -69,8 +69,8 @@ class _KeyBuffers(EditBuffers):
     def __init__(self, keys: SubjectKeys) -> None:
         super().__init__()
         width, (rows, edits) = len(keys.whitening), keys.vectors.shape
-        self.views = rows // width
-        self.register_buffer("vectors", keys.vectors.t().reshape(edits * self.views, width).contiguous())
+        self.vectors_per_key = rows // width
+        self.register_buffer("vectors", keys.vectors.t().reshape(edits * self.vectors_per_key, width).contiguous())
         self.register_buffer("radii", keys.radii.flatten())
         self.register_buffer("whitening", keys.whitening)
 
@@ -181,7 +181,7 @@ class SubjectScope:
         assert keys is not None
         queries = normalized(whitened(inputs.flatten(0, 1), keys.whitening), COS)
         slack = torch.full((len(queries),), rounding_of(inputs.dtype), device=queries.device)
-        radii = keys.radii.repeat_interleave(keys.views)
+        radii = keys.radii.repeat_interleave(keys.vectors_per_key)
         near = self._search.within_any_radius(queries, keys.vectors, radii, slack)
         near &= window.real.to(near.device).flatten()
         matches = self._distances(queries[near]) <= keys.radii + slack[:1]
@@ -195,7 +195,7 @@ class SubjectScope:
         """
         assert self._keys is not None
         distances = pairwise_distances(queries, self._keys.vectors, COS)
-        return distances.view(len(queries), len(self._keys.radii), self._keys.views).amin(dim=2)
+        return distances.view(len(queries), len(self._keys.radii), self._keys.vectors_per_key).amin(dim=2)
 
 
 def check_comes_first(model: nn.Module, path: str, layer: nn.Module, first_edited: nn.Module) -> None:

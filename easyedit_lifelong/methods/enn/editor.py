@@ -116,11 +116,5 @@ def apply_enn_to_model(
     :func:`~easyedit_lifelong.methods.mend.editor.apply_mend_to_model`.
     """
     return apply_requests(
-        lambda edited: ENNEditor.on(edited, tok, hparams),
-        model,
-        tok,
-        requests,
-        hparams,
-        copy=copy,
-        keep_original_weight=keep_original_weight,
+        ENNEditor.on, model, tok, requests, hparams, copy=copy, keep_original_weight=keep_original_weight
     )

@@ -15,6 +15,7 @@ from easyedit_lifelong.methods.training.examples import Example
 from easyedit_lifelong.methods.weight_updates.edited_layers import changed_weight, weight_of
 from easyedit_lifelong.methods.weight_updates.layer_update import ProductUpdate
 from easyedit_lifelong.models.anatomy import projection_shape
+from easyedit_lifelong.models.quantisation import update_dtype
 
 
 class EditableWeights(Hypernetwork):
@@ -35,8 +36,7 @@ class EditableWeights(Hypernetwork):
             for module in modules.values()
         )
         self.step_sizes = nn.Parameter(torch.full((len(modules),), hparams.edit_lr))
-        weight = weight_of(list(modules.values())[-1])
-        self.to(torch.promote_types(weight.dtype, torch.float32))
+        self.to(update_dtype(list(modules.values())[-1]))
 
     def updates(
         self, examples: Sequence[Example], gradients: Mapping[str, TokenGradients], *, observe: bool

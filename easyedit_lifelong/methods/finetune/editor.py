@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -27,7 +26,7 @@ from easyedit_lifelong.methods.finetune.penalties import (
 )
 from easyedit_lifelong.methods.shared.apply import apply_requests
 from easyedit_lifelong.methods.shared.records import EditRecord
-from easyedit_lifelong.methods.shared.results import EditResult
+from easyedit_lifelong.methods.shared.results import EditResult, Outcome
 from easyedit_lifelong.methods.shared.rollback import Rollback
 from easyedit_lifelong.methods.training.example_passes import ExamplePasses, Weights
 from easyedit_lifelong.methods.training.examples import (
@@ -73,19 +72,18 @@ class FineTuneEditor(BatchEditor[DenseBatch]):
         if self.hparams.order == "breadth-first":
             check_same_targets((item.example.prompt, item.request) for item in items)
 
-    def edit_batch(self, items: Sequence[RequestExample]) -> list[EditResult]:
-        """Train on one batch; return the result of each request."""
-        began = time.perf_counter()
+    def edit_batch(self, items: Sequence[RequestExample]) -> tuple[DenseBatch, list[Outcome]]:
+        """Train on one batch; return it, and the outcome of each request."""
         examples = [item.example for item in items]
         before = {path: self._layers.master_weight(path).clone() for path in self._layers.modules}
         trained = {path: weight.clone().requires_grad_() for path, weight in before.items()}
         passes = ExamplePasses(self._runner, self._layers.modules)
         earlier = self._earlier_examples()
-        outcomes: list[dict[str, int]] = []
+        trainings: list[dict[str, int]] = []
         with frozen(self.model):
             for group in self._groups(examples):
-                outcome = self._train_group(passes, trained, before, group, earlier + examples[: len(outcomes)])
-                outcomes += [outcome] * len(group)
+                training = self._train_group(passes, trained, before, group, earlier + examples[: len(trainings)])
+                trainings += [training] * len(group)
         updates = {
             path: _update(self._layers.modules[path], weight.detach() - before[path])
             for path, weight in trained.items()
@@ -93,19 +91,11 @@ class FineTuneEditor(BatchEditor[DenseBatch]):
         for path, update in updates.items():
             self._layers.apply(path, update)
         result = passes.losses_of_edited_model(examples, self.hparams.examples_per_step)
-        self.state.batches.append(DenseBatch(tuple(EditRecord.of(item.request) for item in items), updates))
-        number, seconds = len(self.state.batches), (time.perf_counter() - began) / len(items)
-        return [
-            EditResult(
-                item.request.case_id,
-                steps=outcome["steps"],
-                loss=float(result.losses[i]),
-                seconds=seconds,
-                learned=bool(result.correct[i]),
-                detail={"batch": number, "earlier_edits": outcome["earlier_edits"]},
-            )
-            for i, (item, outcome) in enumerate(zip(items, outcomes, strict=True))
+        outcomes = [
+            Outcome(training["steps"], loss, correct, {"earlier_edits": training["earlier_edits"]})
+            for training, loss, correct in zip(trainings, result.losses.tolist(), result.correct.tolist(), strict=True)
         ]
+        return DenseBatch(tuple(EditRecord.of(item.request) for item in items), updates), outcomes
 
     def _groups(self, examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
         """Yield the examples that are trained on at a time: each by itself (depth-first), or all (breadth-first)."""
@@ -183,7 +173,11 @@ class FineTuneEditor(BatchEditor[DenseBatch]):
         return functools.partial(clamp_change, centers=centers, limit=hparams.norm_constraint, norm=hparams.norm)
 
     def _schedule(self, earlier_edits: int) -> Schedule:
-        """Return the schedule of the edits themselves. Their order depends only on the seed and on earlier edits."""
+        """Return the schedule of the edits themselves.
+
+        Args:
+            earlier_edits: the number of earlier edits that the method reads. With the seed, it determines the order.
+        """
         hparams = self.hparams
         return Schedule(
             hparams.num_steps,
@@ -252,11 +246,5 @@ def apply_finetune_to_model(
     """
     editor_class = next(editor for editor in EDITORS if isinstance(hparams, editor.hparams_class))
     return apply_requests(
-        lambda edited: editor_class.on(edited, tok, hparams),
-        model,
-        tok,
-        requests,
-        hparams,
-        copy=copy,
-        keep_original_weight=keep_original_weight,
+        editor_class.on, model, tok, requests, hparams, copy=copy, keep_original_weight=keep_original_weight
     )

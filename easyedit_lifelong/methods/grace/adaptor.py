@@ -19,6 +19,8 @@ from easyedit_lifelong.methods.grace.trial import Trial
 from easyedit_lifelong.methods.shared.editors import in_internal_pass
 from easyedit_lifelong.models.attachment import Attachment
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
+from easyedit_lifelong.models.overrides import overridden
+from easyedit_lifelong.models.partial_pass import hidden_of, with_hidden
 from easyedit_lifelong.models.windows import Window
 
 CHILD = "grace_codebook"
@@ -86,25 +88,17 @@ class GraceAdaptor:
         self.codebook = None
         self._attachment.detach()
 
-    @contextlib.contextmanager
-    def using_trial(self, trial: Trial) -> Iterator[Trial]:
+    def using_trial(self, trial: Trial) -> contextlib.AbstractContextManager[None]:
         """Use a trial instead of the codebook in the passes inside the context."""
-        self._trial = trial
-        try:
-            yield trial
-        finally:
-            self._trial = None
+        return overridden("_trial", {self: trial})
 
     @contextlib.contextmanager
     def recording_lookups(
         self, record: RecordLookups, record_further: RecordFurtherLookups | None = None
     ) -> Iterator[None]:
         """Call ``record`` and ``record_further`` with the lookups of each pass inside the context."""
-        self._record, self._record_further = record, record_further
-        try:
+        with overridden("_record", {self: record}), overridden("_record_further", {self: record_further}):
             yield
-        finally:
-            self._record = self._record_further = None
 
     def _after_layer(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Return the layer's output with values in it; None to leave it unchanged."""
@@ -113,7 +107,7 @@ class GraceAdaptor:
         if self._trial is None and (self.codebook is None or ends_unknown):
             return None
         inputs = args[0] if args else kwargs.get("hidden_states")
-        hidden = output if isinstance(output, Tensor) else output[0]
+        hidden = hidden_of(output)
         if not isinstance(inputs, Tensor) or not _has_batch_rows(inputs, window):
             raise EditError(
                 f"GRACE needs a layer that maps (batch, tokens, width); {type(self.layer).__name__} gets "
@@ -131,8 +125,7 @@ class GraceAdaptor:
             replaced = continued if replaced is None else replaced
         if replaced is None:
             return None
-        replaced = replaced.squeeze(1) if without_tokens else replaced
-        return replaced if isinstance(output, Tensor) else (replaced, *output[1:])
+        return with_hidden(output, replaced.squeeze(1) if without_tokens else replaced)
 
     def _apply_trial(self, inputs: Tensor, output: Tensor, trial: Trial) -> Tensor | None:
         """Return the output with the trial's values in it; without values, set the trial's query and output instead."""

@@ -50,13 +50,7 @@ def apply_grace_to_model(
         EditError: an edit failed. Then none of these requests has been applied.
     """
     return apply_requests(
-        lambda model_to_edit: GraceEditor.on(model_to_edit, tok, hparams),
-        model,
-        tok,
-        requests,
-        hparams,
-        copy=copy,
-        keep_original_weight=keep_original_weight,
+        GraceEditor.on, model, tok, requests, hparams, copy=copy, keep_original_weight=keep_original_weight
     )
 
 

@@ -99,7 +99,7 @@ def check_query(query: Tensor, hparams: GraceHyperParams, activations: str) -> N
     """
     if not torch.isfinite(query).all():
         raise EditError(f"{activations} are NaN or infinite")
-    if not has_direction(query.reshape(hparams.views, -1), hparams.dist_fn):
+    if not has_direction(query.reshape(hparams.vectors_per_key, -1), hparams.dist_fn):
         raise EditError(
             f"{activations} are all zero. With dist_fn: cos, a key without a direction never answers. Name another "
             "layer in inner_params, or use dist_fn: euc."

@@ -177,7 +177,7 @@ class GraceHyperParams(PluginHyperParams):
         return self.query_token == "subject_last"
 
     @property
-    def views(self) -> int:
+    def vectors_per_key(self) -> int:
         """Number of key vectors of each key: one for the prompt, and one for each key template."""
         return 1 + len(self.key_templates)
 

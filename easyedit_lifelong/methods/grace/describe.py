@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from easyedit_lifelong.methods.base import InspectedPart
 from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.grace.codebook.edit_history import all_keys_of, decision_of, rows_of
 from easyedit_lifelong.methods.grace.codebook.neighbours import Neighbour, neighbours_of
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
+from easyedit_lifelong.methods.inspection import InspectedPart
 from easyedit_lifelong.models.modules import module_path
 
 _DEFAULTS = {

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from easyedit_lifelong.methods.base import ExplainedPass
 from easyedit_lifelong.methods.grace.codebook.decisions import Match
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.subject.subject_layer import AnswerLayerAdaptor
+from easyedit_lifelong.methods.inspection import ExplainedPass
 from easyedit_lifelong.models.row_axis import with_row_axis
 
 
@@ -101,7 +101,7 @@ class GraceLayer:
 
 @contextlib.contextmanager
 def explain(model: Any, explained: ExplainedPass) -> Iterator[Callable[[], list[GraceLayer]]]:
-    """Record the lookups in a model's codebooks; see :data:`~easyedit_lifelong.methods.base.Explain`."""
+    """Record the lookups in a model's codebooks; see :data:`~easyedit_lifelong.methods.inspection.Explain`."""
     observers = [_Observer(path, editor, explained) for path, editor in GraceEditor.all_of(model).items()]
     with ExitStack() as stack:
         for observer in observers:
@@ -180,9 +180,8 @@ class _Observer:
             shown = codebook.nearest(query[0])
             if key >= 0 and key != shown.index:
                 shown = Match(key, float(codebook.distances(query)[0, key]))
-            if (
-                at_answer_layer and replaced
-            ):  # an earlier token matched the key, so this token may be outside its radius
+            if at_answer_layer and replaced:
+                # An earlier token matched the key, so this token may be outside its radius.
                 within = bool(codebook.relative_distances(query, named_eps or 0.0)[0, key] <= 1)
             radius, words_differ = radii[shown.index], False
             if named_eps is not None and key >= 0 and within and shown.distance > radius:

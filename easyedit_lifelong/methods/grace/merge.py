@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.base import Conflict, MergedEdits, MergeSource
 from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.grace.codebook.decisions import Decision
 from easyedit_lifelong.methods.grace.codebook.edit_history import (
@@ -22,6 +21,7 @@ from easyedit_lifelong.methods.grace.codebook.edit_history import (
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import SAME_SETTINGS
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
+from easyedit_lifelong.methods.merging import Conflict, MergedEdits, MergeSource
 from easyedit_lifelong.methods.shared.case_names import CaseNames
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.models.modules import module_path

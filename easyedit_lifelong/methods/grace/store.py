@@ -175,7 +175,7 @@ def _check_widths(model: Any, hparams: GraceHyperParams, stored: SerializedEdits
     """
     codebook, key_layer = stored.codebook, hparams.inner_params[0]
     expected = [
-        (key_layer, 0, "keys", codebook.key_width // hparams.views),
+        (key_layer, 0, "keys", codebook.key_width // hparams.vectors_per_key),
         (hparams.answer_layer or key_layer, 1, "values", codebook.value_size),
     ]
     if codebook.further_keys is not None:

@@ -175,7 +175,7 @@ def _stored_arrays(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _stored_query(number: Any, queries: Tensor | None, keys: Tensor) -> Tensor | None:
-    """Return the stored query with this number, shape ``(views * key_size,)``.
+    """Return the stored query with this number, shape ``(vectors_per_key * key_size,)``.
 
     Return None if the number is None: neither edits that added a key nor edits of early releases have a stored query.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,27 +16,19 @@ from easyedit_lifelong.methods.hypernetworks.config import HypernetworkHyperPara
 from easyedit_lifelong.methods.hypernetworks.network import Hypernetwork
 from easyedit_lifelong.methods.hypernetworks.token_gradients import token_gradients
 from easyedit_lifelong.methods.hypernetworks.training import load_artefact
-from easyedit_lifelong.methods.hypernetworks.training_records import edit_example
 from easyedit_lifelong.methods.shared.editors import base_fingerprint
 from easyedit_lifelong.methods.shared.records import EditRecord
-from easyedit_lifelong.methods.shared.results import EditResult
+from easyedit_lifelong.methods.shared.results import Outcome
 from easyedit_lifelong.methods.training.example_passes import ExampleLosses, ExamplePasses
-from easyedit_lifelong.methods.training.examples import Example
+from easyedit_lifelong.methods.training.examples import Example, RequestExample, encode_request
 from easyedit_lifelong.methods.weight_updates.batch_editor import BatchEditor
 from easyedit_lifelong.methods.weight_updates.check import check_block_projections, check_same_targets
 from easyedit_lifelong.methods.weight_updates.history import Batch
 from easyedit_lifelong.methods.weight_updates.layer_update import ProductUpdate, WeightUpdate
+from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_modes import frozen
 from easyedit_lifelong.models.modules import module_path
 from easyedit_lifelong.models.wrappers import model_to_edit
-
-
-@dataclass(frozen=True)
-class EncodedEdit:
-    """A request with the token ids of its prompt and target."""
-
-    request: EditRequest
-    example: Example
 
 
 @dataclass(frozen=True)
@@ -50,7 +41,6 @@ class NetworkBatch(Batch):
 
     update_class: ClassVar[type[Any]] = ProductUpdate
 
-    layers: Mapping[str, WeightUpdate]
     artefact: str = ""
 
 
@@ -78,17 +68,16 @@ class HypernetworkEditor(BatchEditor[NetworkBatch]):
         self._trained: tuple[str | None, str, Hypernetwork] | None = None
         """The folder, the digest and the network of the artefact that was read last."""
 
-    def encode(self, request: EditRequest) -> EncodedEdit:
+    def encode(self, request: EditRequest) -> RequestExample:
         """Encode the prompt and the target of a request."""
-        return EncodedEdit(request, edit_example(self.model, self.tokenizer, request, self.hparams.eos))
+        return encode_request(self.tokenizer, request, self.hparams.eos, context_length(self.model))
 
-    def check_batch(self, items: Sequence[EncodedEdit]) -> None:
+    def check_batch(self, items: Sequence[RequestExample]) -> None:
         """Check that no two requests of a batch have the same prompt and different targets."""
         check_same_targets((item.example.prompt, item.request) for item in items)
 
-    def edit_batch(self, items: Sequence[EncodedEdit]) -> list[EditResult]:
-        """Apply one batch; return the result of each request."""
-        began = time.perf_counter()
+    def edit_batch(self, items: Sequence[RequestExample]) -> tuple[NetworkBatch, list[Outcome]]:
+        """Apply one batch; return it, and the outcome of each request."""
         digest, network = self._network()
         examples = [item.example for item in items]
         passes = ExamplePasses(self._runner, self._layers.modules)
@@ -99,21 +88,11 @@ class HypernetworkEditor(BatchEditor[NetworkBatch]):
             after = passes.losses(examples)
         after.check_finite(examples, "after the edit")
         records = tuple(EditRecord.of(item.request) for item in items)
-        self.state.batches.append(self.batch_class(records, updates, digest))
-        self._layers.finish_batch()
-        seconds = (time.perf_counter() - began) / len(items)
-        number = len(self.state.batches)
-        return [
-            EditResult(
-                item.request.case_id,
-                steps=1,
-                loss=float(after.losses[i]),
-                seconds=seconds,
-                learned=bool(after.correct[i]),
-                detail={"batch": number, "loss_before": float(before.losses[i])},
-            )
-            for i, item in enumerate(items)
+        outcomes = [
+            Outcome(1, float(after.losses[i]), bool(after.correct[i]), {"loss_before": float(before.losses[i])})
+            for i in range(len(items))
         ]
+        return self.batch_class(records, updates, digest), outcomes
 
     def compute_updates(
         self, network: Hypernetwork, passes: ExamplePasses, examples: Sequence[Example]

@@ -21,6 +21,7 @@ from easyedit_lifelong.methods.training.example_passes import ExamplePasses, Wei
 from easyedit_lifelong.methods.training.examples import Example
 from easyedit_lifelong.methods.weight_updates.edited_layers import changed_weight, weight_of
 from easyedit_lifelong.models.modules import find_module
+from easyedit_lifelong.models.precision import at_least_float32
 from easyedit_lifelong.models.runner import Runner
 
 _MAX_KEPT_BYTES = 1 << 30
@@ -174,8 +175,7 @@ class HypernetworkTraining:
 
     def model_weights(self) -> dict[str, Tensor]:
         """Return the model's own weights of the projections, in float32 or wider."""
-        weights = {path: weight_of(module).detach() for path, module in self._modules.items()}
-        return {path: weight.to(torch.promote_types(weight.dtype, torch.float32)) for path, weight in weights.items()}
+        return {path: at_least_float32(weight_of(module).detach()) for path, module in self._modules.items()}
 
     def loss(self, records: Sequence[ChosenRecord], *, observe: bool) -> TrainingLoss:
         """Return the loss of one training edit; differentiable in the network.

@@ -62,7 +62,7 @@ def encode_record(model: Any, tokenizer: Any, request: EditRequest, eos: bool) -
     """
     encode, limit = encoder_for(model, tokenizer, eos=eos), context_length(model)
     texts = request.rephrase_prompts or (request.prompt,)
-    paraphrases = tuple(_example(request, encode_request(encode, request, limit, text)) for text in texts)
+    paraphrases = tuple(Example.of(request.where, encode_request(encode, request, limit, text)) for text in texts)
     probes = [probe for probes in request.locality.values() for probe in probes] + list(request.relation_specificity)
     if not probes:
         raise DataError(
@@ -71,21 +71,8 @@ def encode_record(model: Any, tokenizer: Any, request: EditRequest, eos: bool) -
         )
     encode_locality = encoder_for(model, tokenizer)
     locality = tuple(_locality_example(encode_locality, request, probe, limit) for probe in probes)
-    return TrainingRecord(_example(request, encode_request(encode, request, limit)), paraphrases, locality)
-
-
-def edit_example(model: Any, tokenizer: Any, request: EditRequest, eos: bool) -> Example:
-    """Encode the prompt and the target of a request; see :func:`encode_record`.
-
-    Raises:
-        DataError: prompt or target has no tokens, or together they are too long for the model.
-    """
-    return _example(request, encode_request(encoder_for(model, tokenizer, eos=eos), request, context_length(model)))
-
-
-def _example(request: EditRequest, pair: Any) -> Example:
-    """Return an encoded prompt and its target as an example that messages name by the request."""
-    return Example(request.where, tuple(pair.prompt), tuple(pair.target))
+    edit = Example.of(request.where, encode_request(encode, request, limit))
+    return TrainingRecord(edit, paraphrases, locality)
 
 
 def _locality_example(encode: Encode, request: EditRequest, probe: Probe, limit: int | None) -> Example:
@@ -103,4 +90,4 @@ def _locality_example(encode: Encode, request: EditRequest, probe: Probe, limit:
             f"{request.where}, field 'locality_prompt': with its answer it has {pair.length} tokens, the model's "
             f"context is {limit}. Shorten it or leave the record out."
         )
-    return _example(request, pair)
+    return Example.of(request.where, pair)

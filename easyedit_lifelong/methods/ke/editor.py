@@ -36,11 +36,5 @@ def apply_ke_to_model(
     :func:`~easyedit_lifelong.methods.mend.editor.apply_mend_to_model`.
     """
     return apply_requests(
-        lambda edited: KEEditor.on(edited, tok, hparams),
-        model,
-        tok,
-        requests,
-        hparams,
-        copy=copy,
-        keep_original_weight=keep_original_weight,
+        KEEditor.on, model, tok, requests, hparams, copy=copy, keep_original_weight=keep_original_weight
     )

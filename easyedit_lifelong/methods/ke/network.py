@@ -16,6 +16,8 @@ from easyedit_lifelong.methods.training.examples import Example
 from easyedit_lifelong.methods.weight_updates.edited_layers import weight_of
 from easyedit_lifelong.methods.weight_updates.layer_update import ProductUpdate
 from easyedit_lifelong.models.anatomy import projection_shape
+from easyedit_lifelong.models.devices import device_of
+from easyedit_lifelong.models.quantisation import update_dtype
 
 
 class Gate(nn.Module):
@@ -74,8 +76,8 @@ class KENetwork(Hypernetwork):
                 Gate(*projection_shape(module), hparams.condition_dim, hparams.hidden_dim)
                 for module in modules.values()
             )
-        weight = weight_of(list(modules.values())[-1])
-        self.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+        last = list(modules.values())[-1]
+        self.to(device_of(last), update_dtype(last))
 
     def updates(
         self, examples: Sequence[Example], gradients: Mapping[str, TokenGradients], *, observe: bool

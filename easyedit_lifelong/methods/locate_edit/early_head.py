@@ -6,13 +6,13 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
 from easyedit_lifelong.models.capture import recording_output
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.partial_pass import hidden_of
+from easyedit_lifelong.models.precision import at_least_float32
 from easyedit_lifelong.models.runner import Runner
 
 
@@ -58,8 +58,3 @@ class EarlyHead:
         if self._block is None or self._hidden is None:
             return None
         return at_least_float32(self._head(self._norm(self._hidden[rows, columns])))
-
-
-def at_least_float32(logits: Tensor) -> Tensor:
-    """Return logits in float32 or wider."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -154,7 +154,8 @@ class EditingPasses:
             for index, module in enumerate(modules):
                 stack.enter_context(recording_output(module, functools.partial(outputs.__setitem__, index)))
             self._plain_without_reuse.run(self._modules_that_skip_padding(), until=self._last_block)
-        return [self._plain.at_lookup_tokens(hidden_of(outputs[index])).double() for index in range(len(modules))]
+        rows = self._plain_without_reuse
+        return [rows.at_lookup_tokens(hidden_of(outputs[index])).double() for index in range(len(modules))]
 
     def _modules_that_skip_padding(self) -> list[nn.Module]:
         """Return the modules that compute each token by itself.

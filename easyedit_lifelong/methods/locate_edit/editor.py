@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ from easyedit_lifelong.methods.locate_edit.templates import Templates, context_t
 from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys, Solver
 from easyedit_lifelong.methods.shared.editors import internal_pass, without_edits
 from easyedit_lifelong.methods.shared.records import EditRecord
-from easyedit_lifelong.methods.shared.results import EditResult
+from easyedit_lifelong.methods.shared.results import EditResult, Outcome
 from easyedit_lifelong.methods.weight_updates.batch_editor import BatchEditor
 from easyedit_lifelong.methods.weight_updates.check import check_same_targets
 from easyedit_lifelong.methods.weight_updates.history import AnyBatch
@@ -194,31 +193,22 @@ class WeightEditor(BatchEditor[AnyBatch]):
         """Encode a request in the contexts of this model."""
         return encode_fact(self.tokenizer, request, self.state.templates, self.hparams, context_length(self.model))
 
-    def edit_batch(self, items: Sequence[Fact], targets: Tensor | None = None) -> list[EditResult]:
-        """Apply one batch; return the result of each request.
+    def edit_batch(self, items: Sequence[Fact], targets: Tensor | None = None) -> tuple[AnyBatch, list[Outcome]]:
+        """Apply one batch; return it, and the outcome of each request.
 
         Args:
             items: the facts of the batch.
             targets: their target vectors; None: optimise them.
         """
-        began = time.perf_counter()
         self._prepare_solvers()
         optimised, batch, details = self.edit_facts(items, targets)
-        self.state.batches.append(batch)
-        self._layers.finish_batch()
-        seconds = (time.perf_counter() - began) / len(items)
-        number = len(self.state.batches)
-        return [
-            EditResult(
-                fact.request.case_id,
-                steps=optimised.steps[i],
-                loss=optimised.losses[i],
-                seconds=seconds,
-                learned=optimised.learned[i],
-                detail={"batch": number, "z_norm": float(optimised.z[i].norm()), **details[i]},
+        outcomes = [
+            Outcome(steps, loss, learned, {"z_norm": float(z.norm()), **detail})
+            for z, steps, loss, learned, detail in zip(
+                optimised.z, optimised.steps, optimised.losses, optimised.learned, details, strict=True
             )
-            for i, fact in enumerate(items)
         ]
+        return batch, outcomes
 
     def check_batch(self, items: Sequence[Fact]) -> None:
         """Check that facts agree: one update cannot map one key to two values. See :func:`check_same_targets`."""

@@ -15,7 +15,7 @@ from transformers import DynamicCache
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.locate_edit.aligned_rows import BatchRow, align_rows
 from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
-from easyedit_lifelong.methods.locate_edit.early_head import EarlyHead, at_least_float32
+from easyedit_lifelong.methods.locate_edit.early_head import EarlyHead
 from easyedit_lifelong.methods.shared.divergence import KLDivergence
 from easyedit_lifelong.models.attention import grouped_queries
 from easyedit_lifelong.models.capture import recording_output
@@ -31,6 +31,7 @@ from easyedit_lifelong.models.partial_pass import (
     standing_in,
     with_hidden,
 )
+from easyedit_lifelong.models.precision import at_least_float32
 from easyedit_lifelong.models.prompt_positions import full_prompt_layers
 from easyedit_lifelong.models.row_axis import with_row_axis
 from easyedit_lifelong.models.runner import Runner

@@ -66,11 +66,5 @@ def apply_memit_to_model(
         EditError: a batch failed. Then no request has been applied.
     """
     return apply_requests(
-        lambda edited: MemitEditor.on(edited, tok, hparams),
-        model,
-        tok,
-        requests,
-        hparams,
-        copy=copy,
-        keep_original_weight=keep_original_weight,
+        MemitEditor.on, model, tok, requests, hparams, copy=copy, keep_original_weight=keep_original_weight
     )

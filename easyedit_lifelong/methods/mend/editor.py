@@ -40,11 +40,5 @@ def apply_mend_to_model(
         ModelError: MEND was trained for another model.
     """
     return apply_requests(
-        lambda edited: MendEditor.on(edited, tok, hparams),
-        model,
-        tok,
-        requests,
-        hparams,
-        copy=copy,
-        keep_original_weight=keep_original_weight,
+        MendEditor.on, model, tok, requests, hparams, copy=copy, keep_original_weight=keep_original_weight
     )

@@ -12,10 +12,11 @@ from easyedit_lifelong.methods.hypernetworks.network import Hypernetwork
 from easyedit_lifelong.methods.hypernetworks.token_gradients import TokenGradients
 from easyedit_lifelong.methods.mend.config import MendHyperParams
 from easyedit_lifelong.methods.training.examples import Example
-from easyedit_lifelong.methods.weight_updates.edited_layers import weight_of
 from easyedit_lifelong.methods.weight_updates.layer_update import ProductUpdate
 from easyedit_lifelong.methods.weight_updates.normaliser import Normaliser
 from easyedit_lifelong.models.anatomy import projection_shape
+from easyedit_lifelong.models.devices import device_of
+from easyedit_lifelong.models.quantisation import update_dtype
 
 _EPSILON = 1e-7
 """Added to the standard deviation, as in the authors' code."""
@@ -85,8 +86,8 @@ class MendNetwork(Hypernetwork):
             }
         )
         self.step_sizes = nn.Parameter(torch.full((len(modules),), hparams.edit_lr))
-        weight = weight_of(list(modules.values())[-1])
-        self.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+        last = list(modules.values())[-1]
+        self.to(device_of(last), update_dtype(last))
 
     def updates(
         self, examples: Sequence[Example], gradients: Mapping[str, TokenGradients], *, observe: bool

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from easyedit_lifelong.methods.base import ExplainedPass
+from easyedit_lifelong.methods.inspection import ExplainedPass
 from easyedit_lifelong.methods.neuraldb.editor import NeuralDBEditor
 from easyedit_lifelong.methods.neuraldb.fact_table import GAMMA, Lookup
 
@@ -64,7 +64,7 @@ class NeuralDBLayer:
 
 @contextlib.contextmanager
 def explain(model: Any, explained: ExplainedPass) -> Iterator[Callable[[], list[NeuralDBLayer]]]:
-    """Record the lookups of a pass within the context; see :data:`~easyedit_lifelong.methods.base.Explain`."""
+    """Record the lookups of a pass within the context; see :data:`~easyedit_lifelong.methods.inspection.Explain`."""
     lookups: list[Lookup] = []
     with ExitStack() as stack:
         editors = NeuralDBEditor.all_on(model)

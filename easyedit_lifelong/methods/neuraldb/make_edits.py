@@ -177,11 +177,5 @@ def apply_neuraldb_to_model(
     weights stay unchanged.
     """
     return apply_requests(
-        lambda edited: FactEditing(edited, tok, hparams),
-        model,
-        tok,
-        requests,
-        hparams,
-        copy=copy,
-        keep_original_weight=keep_original_weight,
+        FactEditing, model, tok, requests, hparams, copy=copy, keep_original_weight=keep_original_weight
     )

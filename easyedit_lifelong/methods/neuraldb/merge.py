@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from easyedit_lifelong.methods.base import MergedEdits, MergeSource
+from easyedit_lifelong.methods.merging import MergedEdits, MergeSource
 from easyedit_lifelong.methods.neuraldb.config import NeuralDBHyperParams
 from easyedit_lifelong.methods.neuraldb.fact_table import answered_tokens, unit_keys
 from easyedit_lifelong.methods.neuraldb.store import NeuralDBStore

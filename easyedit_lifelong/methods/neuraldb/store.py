@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.base import InspectedPart
 from easyedit_lifelong.methods.edit_stores import EditsPart
+from easyedit_lifelong.methods.inspection import InspectedPart
 from easyedit_lifelong.methods.neuraldb.editor import NeuralDBEditor
 from easyedit_lifelong.methods.neuraldb.fact_table import GAMMA, KEY, KEY_TOKENS, RESIDUAL, answered_tokens, unit_keys
 from easyedit_lifelong.methods.shared.replaced_edits import NEIGHBOUR_COLUMNS, describe_neighbours, replaced_by

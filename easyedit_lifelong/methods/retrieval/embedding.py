@@ -16,7 +16,7 @@ from easyedit_lifelong.methods.shared.sample_sentences import sample_sentences
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.capture import inputs_at
 from easyedit_lifelong.models.context_attachment import inner_model
-from easyedit_lifelong.models.encoding import encode_text, length_batches
+from easyedit_lifelong.models.encoding import encode_text, row_batches
 from easyedit_lifelong.models.model_modes import evaluating
 from easyedit_lifelong.models.overrides import without_hooks
 from easyedit_lifelong.models.runner import Runner
@@ -102,7 +102,7 @@ class SentenceEmbedder:
     def embed(self, prompts: Sequence[list[int]]) -> Tensor:
         """Return a vector for each prompt, given its token ids; shape ``(prompts, width)``, float32."""
         vectors: dict[tuple[int, ...], Tensor] = {}
-        for batch in length_batches([list(prompt) for prompt in dict.fromkeys(map(tuple, prompts))], _BATCH_TOKENS):
+        for batch in row_batches([list(prompt) for prompt in dict.fromkeys(map(tuple, prompts))], _BATCH_TOKENS):
             texts = [self._tokenizer.decode(prompt, skip_special_tokens=True) for prompt in batch]
             vectors |= zip(map(tuple, batch), self._embed_texts(texts), strict=True)
         return torch.stack([vectors[tuple(prompt)] for prompt in prompts])

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from easyedit_lifelong.methods.base import ExplainedPass
+from easyedit_lifelong.methods.inspection import ExplainedPass
 from easyedit_lifelong.methods.retrieval.editor import RetrievalEditor, Retrieved
 
 
@@ -62,7 +62,7 @@ class RetrievalLayer:
 def explain(
     editor_class: type[RetrievalEditor], model: Any, explained: ExplainedPass
 ) -> Iterator[Callable[[], list[RetrievalLayer]]]:
-    """Record the nearest edits of a pass within the context; see :data:`~easyedit_lifelong.methods.base.Explain`."""
+    """Record the nearest edits of a pass within the context, as the port asks (:data:`.Explain`)."""
     retrieved: list[Sequence[Retrieved]] = []
     with ExitStack() as stack:
         editors = editor_class.all_on(model)

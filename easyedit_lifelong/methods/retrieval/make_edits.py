@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -166,7 +167,7 @@ class RetrievalEditing:
         (context,) = editor.contexts_of([prompt]) or [None]
         if context is None:
             return
-        with editing(self._model), internal_pass(self._model), torch.no_grad():
+        with editing(self._model), internal_pass(self._model):
             edited = self._last_logits(runner, prompt)
             with editor.without_edits():
                 as_text = self._last_logits(runner, context + without_beginning(edit.data))
@@ -204,12 +205,7 @@ def apply_retrieval_to_model(
     weights stay unchanged.
     """
     editor_class = next(editor for editor in EDITORS if isinstance(hparams, editor.hparams_class))
+    make_editor = functools.partial(RetrievalEditing, editor_class)
     return apply_requests(
-        lambda edited: RetrievalEditing(editor_class, edited, tok, hparams),
-        model,
-        tok,
-        requests,
-        hparams,
-        copy=copy,
-        keep_original_weight=keep_original_weight,
+        make_editor, model, tok, requests, hparams, copy=copy, keep_original_weight=keep_original_weight
     )

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.base import InspectedPart, MergedEdits, MergeSource
 from easyedit_lifelong.methods.edit_stores import EditsPart
+from easyedit_lifelong.methods.inspection import InspectedPart
+from easyedit_lifelong.methods.merging import MergedEdits, MergeSource
 from easyedit_lifelong.methods.retrieval.contexts import DEMONSTRATIONS, FACT_TOKENS, PARTS, PROMPT
 from easyedit_lifelong.methods.retrieval.editor import (
     CLASSIFIER,
@@ -96,7 +97,9 @@ class RetrievalStore(SeparateEditStore):
         thresholds = [self.editor.threshold_of(edit) for edit in edits]
         unit_keys = standardisation_of(edits[-1]).unit(torch.stack([edit.tensors[KEY] for edit in edits]))
         # The threshold of a classifier is for projected keys, which are not in the folder.
-        comparable = [None if edit.data.get(CLASSIFIER) else self.editor.threshold_of(edit) for edit in edits]
+        comparable = [
+            None if edit.data.get(CLASSIFIER) else threshold for edit, threshold in zip(edits, thresholds, strict=True)
+        ]
         entries, near = describe_neighbours(edits, replaced, unit_keys, comparable, nearly)
         for entry, edit, threshold in zip(entries, edits, thresholds, strict=True):
             entry |= {"context_tokens": len(edit.data[DEMONSTRATIONS] + edit.data[FACT_TOKENS]), "threshold": threshold}

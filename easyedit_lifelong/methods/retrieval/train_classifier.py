@@ -163,8 +163,8 @@ def _scores(data: tuple[Tensor, Tensor, Tensor], projection: Tensor, threshold: 
     of_paraphrases = _cosines(projection, paraphrases, prompts)
     nearest = of_paraphrases.max(dim=1)
     found = (nearest.indices == torch.arange(len(prompts))) & (nearest.values > threshold)
-    quiet = _cosines(projection, others, prompts).amax(dim=1) <= threshold
-    return float(found.float().mean()), float(quiet.float().mean()) if len(others) else math.nan
+    ignored = _cosines(projection, others, prompts).amax(dim=1) <= threshold
+    return float(found.float().mean()), float(ignored.float().mean()) if len(others) else math.nan
 
 
 def _cosines(projection: Tensor, queries: Tensor, keys: Tensor) -> Tensor:

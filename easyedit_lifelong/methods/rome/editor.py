@@ -19,9 +19,9 @@ from easyedit_lifelong.methods.shared.apply import apply_requests
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.methods.shared.rollback import Rollback
-from easyedit_lifelong.methods.weight_updates.edited_layers import weight_of
 from easyedit_lifelong.methods.weight_updates.history import Batch, Templates
 from easyedit_lifelong.methods.weight_updates.layer_update import LayerUpdate
+from easyedit_lifelong.models.quantisation import update_dtype
 
 
 class RomeEditor(WeightEditor[Batch]):
@@ -73,7 +73,7 @@ class RomeEditor(WeightEditor[Batch]):
         ((path, module),) = self._layers.modules.items()
         keys, plain_keys, outputs = passes.keys_and_plain_values(module)
         residual = z.to(outputs.device).double() - outputs
-        dtype = torch.promote_types(weight_of(module).dtype, torch.float32)
+        dtype = update_dtype(module)
         if self.hparams.mom2_adjustment:
             direction = self._solvers[path].update(keys.t(), residual.t()).adjusted
         else:
@@ -107,11 +107,5 @@ def apply_rome_to_model(
     Arguments, result and errors are those of :func:`~easyedit_lifelong.methods.memit.editor.apply_memit_to_model`.
     """
     return apply_requests(
-        lambda edited: RomeEditor.on(edited, tok, hparams),
-        model,
-        tok,
-        requests,
-        hparams,
-        copy=copy,
-        keep_original_weight=keep_original_weight,
+        RomeEditor.on, model, tok, requests, hparams, copy=copy, keep_original_weight=keep_original_weight
     )

@@ -29,7 +29,7 @@ class Editor(Protocol):
 
 
 def apply_requests(
-    editor_of: Callable[[Any], Editor],
+    editor_on: Callable[[Any, Any, Any], Editor],
     model: Any,
     tokenizer: Any,
     requests: Sequence[Any],
@@ -41,7 +41,8 @@ def apply_requests(
     """Validate requests and apply them with a model's editor.
 
     Args:
-        editor_of: returns the editor of a model, which it creates if the model has none.
+        editor_on: ``editor_on(model, tokenizer, hparams)`` returns the editor of a model, which it creates if the model
+            has none.
         model: the model.
         tokenizer: its tokenizer.
         requests: requests in EasyEdit's fields, or :class:`EditRequest` objects.
@@ -67,7 +68,7 @@ def apply_requests(
         with model_lock(model):
             model = copying.deepcopy(model)
     with model_lock(model):
-        results, undo = editor_of(model).edit(valid)
+        results, undo = editor_on(model, tokenizer, hparams).edit(valid)
         if not all(result.learned for result in results):
             try:
                 # One text for all requests: Python shows it once for each line of code that calls the method.

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 from pathlib import Path
 
-from easyedit_lifelong.methods.base import Renamed
+from easyedit_lifelong.methods.merging import Renamed
 from easyedit_lifelong.methods.shared.records import EditRecord
 
 

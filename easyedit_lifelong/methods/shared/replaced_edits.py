@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.base import Conflict, MergedEdits, MergeSource
 from easyedit_lifelong.methods.edit_stores import EditsPart
+from easyedit_lifelong.methods.merging import Conflict, MergedEdits, MergeSource
 from easyedit_lifelong.methods.shared.case_names import CaseNames
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.methods.shared.separate_edits import SeparateEdit, SeparateEditStore
@@ -52,7 +52,7 @@ def describe_neighbours(
     thresholds: Sequence[float | None],
     nearly: float,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the entries and the near pairs of :class:`~easyedit_lifelong.methods.base.InspectedPart`.
+    """Return the entries and the near pairs of :class:`~easyedit_lifelong.methods.inspection.InspectedPart`.
 
     The distance of two keys is 1 - cosine. Their nearness is the distance divided by the sum of their radii
     1 - threshold: at 1 and below, one input can be near enough to both. Edits that a later edit replaces have no

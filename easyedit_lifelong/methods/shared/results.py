@@ -1,9 +1,20 @@
-"""The result of one edit, as editors return it for every request."""
+"""The result of one edit, as editors return it for every request, and what a batch contributes to it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an edit in a batch has achieved. :class:`EditResult` describes the attributes."""
+
+    steps: int
+    loss: float
+    learned: bool
+    detail: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

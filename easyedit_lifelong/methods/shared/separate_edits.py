@@ -19,8 +19,8 @@ from torch import Tensor
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.hyperparams import PluginHyperParams
-from easyedit_lifelong.methods.base import InspectedPart
 from easyedit_lifelong.methods.edit_stores import EditsPart
+from easyedit_lifelong.methods.inspection import InspectedPart
 from easyedit_lifelong.methods.shared.apply import check_same_settings
 from easyedit_lifelong.methods.shared.editors import editors_on, register_editor, unregister_editor
 from easyedit_lifelong.methods.shared.records import EditRecord

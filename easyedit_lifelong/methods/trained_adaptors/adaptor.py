@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from easyedit_lifelong.models.anatomy import projection_shape
 from easyedit_lifelong.models.attachment import Attachment, EditBuffers
+from easyedit_lifelong.models.overrides import overridden
 from easyedit_lifelong.models.windows import Window, reads_prompts, repeat_rows
 
 
@@ -108,26 +109,16 @@ class TrainedAdaptor(ABC):
         self._parameters = None
         self._attachment.detach()
 
-    @contextlib.contextmanager
-    def training_with(self, theta: Tensor) -> Iterator[None]:
+    def training_with(self, theta: Tensor) -> AbstractContextManager[None]:
         """Use these parameters in the passes within the context, in the way of training."""
-        self._training = theta
-        try:
-            yield
-        finally:
-            self._training = None
+        return overridden("_training", {self: theta})
 
-    @contextlib.contextmanager
-    def recording(self, record: Callable[[Response, Tensor], None]) -> Iterator[None]:
+    def recording(self, record: Callable[[Response, Tensor], None]) -> AbstractContextManager[None]:
         """Call ``record`` in each pass within the context that reads prompts.
 
         Its arguments are the response, and the position of each row's prompt end, shape ``(rows,)``.
         """
-        self._record = record
-        try:
-            yield
-        finally:
-            self._record = None
+        return overridden("_record", {self: record})
 
     def _after_layer(self, args: tuple[Any, ...], _: dict[str, Any], output: Tensor) -> Tensor | None:
         """Return the new output of the layer; None to keep it."""

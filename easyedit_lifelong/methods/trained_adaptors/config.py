@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from easyedit_lifelong.methods.weight_updates.config import WeightUpdateHyperParams
+from easyedit_lifelong.methods.weight_updates.config import NamedProjectionsHyperParams
 
 
 @dataclass(kw_only=True)
-class AdaptorHyperParams(WeightUpdateHyperParams):
+class AdaptorHyperParams(NamedProjectionsHyperParams):
     """Hyperparameters that Defer and Memory network share.
 
     Attributes:
@@ -20,18 +20,12 @@ class AdaptorHyperParams(WeightUpdateHyperParams):
         n_iter: number of optimisation steps for a request.
     """
 
-    AT_LEAST: ClassVar[Mapping[str, float]] = {**WeightUpdateHyperParams.AT_LEAST, "n_iter": 1}
+    AT_LEAST: ClassVar[Mapping[str, float]] = {**NamedProjectionsHyperParams.AT_LEAST, "n_iter": 1}
     ABOVE_ZERO: ClassVar[tuple[str, ...]] = ("edit_lr",)
     SAME_SETTINGS: ClassVar[tuple[str, ...]] = ("inner_params", "seed")
 
-    inner_params: list[str]
     edit_lr: float = 1e-1
     n_iter: int = 100
-
-    @property
-    def rewrite_modules(self) -> list[str]:
-        """The path of the projection, in a list."""
-        return self.inner_params
 
     @property
     def writes_weights(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -13,7 +12,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.shared.apply import apply_requests
 from easyedit_lifelong.methods.shared.records import EditRecord
-from easyedit_lifelong.methods.shared.results import EditResult
+from easyedit_lifelong.methods.shared.results import EditResult, Outcome
 from easyedit_lifelong.methods.shared.rollback import Rollback
 from easyedit_lifelong.methods.trained_adaptors.adaptor import DeferAdaptor, MemoryAdaptor, TrainedAdaptor
 from easyedit_lifelong.methods.trained_adaptors.config import AdaptorHyperParams, DeferHyperParams, MemoryHyperParams
@@ -131,9 +130,8 @@ class AdaptorEditor(BatchEditor[DenseBatch]):
         """Encode a request as a training example."""
         return encode_request(self.tokenizer, request, self.hparams.eos, context_length(self.model))
 
-    def edit_batch(self, items: Sequence[RequestExample]) -> list[EditResult]:
-        """Train on one batch; return the result of each request."""
-        began = time.perf_counter()
+    def edit_batch(self, items: Sequence[RequestExample]) -> tuple[DenseBatch, list[Outcome]]:
+        """Train on one batch; return it, and the outcome of each request."""
         hparams, examples = self.hparams, [item.example for item in items]
         before = self.adaptor.theta
         theta = (self._initial_theta() if before is None else before.clone()).requires_grad_()
@@ -146,19 +144,11 @@ class AdaptorEditor(BatchEditor[DenseBatch]):
         self._layers.apply(self.path, update)
         result = passes.losses_of_edited_model(examples, examples_per_pass=1)
         records = tuple(EditRecord.of(item.request) for item in items)
-        self.state.batches.append(DenseBatch(records, {self.path: update}))
-        number, seconds = len(self.state.batches), (time.perf_counter() - began) / len(items)
-        return [
-            EditResult(
-                item.request.case_id,
-                steps=hparams.n_iter,
-                loss=float(result.losses[i]),
-                seconds=seconds,
-                learned=bool(result.correct[i]),
-                detail={"batch": number},
-            )
-            for i, item in enumerate(items)
+        outcomes = [
+            Outcome(hparams.n_iter, loss, correct)
+            for loss, correct in zip(result.losses.tolist(), result.correct.tolist(), strict=True)
         ]
+        return DenseBatch(records, {self.path: update}), outcomes
 
     def _initial_theta(self) -> Tensor:
         """Return the initial parameters, which depend on nothing but the seed, in float32 or wider."""
@@ -222,11 +212,5 @@ def apply_adaptor_to_model(
     """
     editor_class = next(editor for editor in EDITORS if isinstance(hparams, editor.hparams_class))
     return apply_requests(
-        lambda edited: editor_class.on(edited, tok, hparams),
-        model,
-        tok,
-        requests,
-        hparams,
-        copy=copy,
-        keep_original_weight=keep_original_weight,
+        editor_class.on, model, tok, requests, hparams, copy=copy, keep_original_weight=keep_original_weight
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from easyedit_lifelong.methods.base import ExplainedPass
+from easyedit_lifelong.methods.inspection import ExplainedPass
 from easyedit_lifelong.methods.trained_adaptors.adaptor import Response
 from easyedit_lifelong.methods.trained_adaptors.editor import AdaptorEditor
 
@@ -45,7 +45,7 @@ class AdaptorDecision:
 def explain(
     editor_class: type[AdaptorEditor], model: Any, explained: ExplainedPass
 ) -> Iterator[Callable[[], list[AdaptorDecision]]]:
-    """Record the response of a pass within the context; see :data:`~easyedit_lifelong.methods.base.Explain`.
+    """Record the response of a pass within the context; see :data:`~easyedit_lifelong.methods.inspection.Explain`.
 
     Args:
         editor_class: the class of the method's editor.

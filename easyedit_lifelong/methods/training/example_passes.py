@@ -18,6 +18,7 @@ from easyedit_lifelong.models.capture import ending_after, recording_output
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.overrides import overridden
 from easyedit_lifelong.models.partial_pass import fixed_output, head_at_positions, hidden_of, with_hidden
+from easyedit_lifelong.models.precision import at_least_float32
 from easyedit_lifelong.models.runner import Runner
 from easyedit_lifelong.models.wrappers import inner_projection
 
@@ -149,7 +150,7 @@ class ExamplePasses:
                 stack.enter_context(overridden("weight", rounded))
             logits = self._runner.call(ids, mask, [len(example.prompt) for example in examples])
         logits = logits[row_index, column_index] if self._head is None else logits[0]
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return at_least_float32(logits)
 
     def _constant_output(self, examples: Sequence[Example]) -> Any:
         """Return the output of the last constant block for some examples, padded on the right."""

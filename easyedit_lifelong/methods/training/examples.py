@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.methods.shared import encoded_requests
 from easyedit_lifelong.methods.shared.records import EditRecord
-from easyedit_lifelong.models.encoding import encode_pair
+from easyedit_lifelong.models.encoding import EncodedPair, encode_pair
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,11 @@ class Example:
     where: str
     prompt: tuple[int, ...]
     target: tuple[int, ...]
+
+    @classmethod
+    def of(cls, where: str, pair: EncodedPair) -> Example:
+        """Return an encoded prompt and target as the example of an edit with this name in messages."""
+        return cls(where, tuple(pair.prompt), tuple(pair.target))
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -52,19 +59,23 @@ def encode_request(tokenizer: Any, request: EditRequest, eos: bool, context_limi
     Raises:
         DataError: prompt or target have no tokens, or are too long, or the tokenizer has no end-of-text token.
     """
-    example = _encode(tokenizer, request.where, request, eos)
-    length = len(example.tokens)
-    if context_limit is not None and length > context_limit:
-        raise DataError(
-            f"{request.where}, field 'prompt': with the target it has {length} tokens, but the model's context is "
-            f"{context_limit} tokens. Shorten it or leave the record out."
-        )
-    return RequestExample(request, example)
+    encode = functools.partial(encode_pair, tokenizer, eos=eos)
+    pair = encoded_requests.encode_request(encode, request, context_limit)
+    return RequestExample(request, Example.of(request.where, pair))
 
 
 def encode_record(tokenizer: Any, record: EditRecord, eos: bool) -> Example:
-    """Encode the record of an earlier edit, as :func:`encode_request` encoded its request."""
-    return _encode(tokenizer, f"case {record.case_id}", record, eos)
+    """Encode the record of an earlier edit, as :func:`encode_request` encoded its request.
+
+    Raises:
+        DataError: prompt or target have no tokens with this tokenizer.
+    """
+    where = f"case {record.case_id}"
+    try:
+        pair = encode_pair(tokenizer, record.prompt, record.target_new, record.joiner, eos=eos)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    return Example.of(where, pair)
 
 
 def latest_examples(examples: Iterable[Example]) -> list[Example]:
@@ -74,12 +85,3 @@ def latest_examples(examples: Iterable[Example]) -> list[Example]:
         by_prompt.pop(example.prompt, None)
         by_prompt[example.prompt] = example
     return list(by_prompt.values())
-
-
-def _encode(tokenizer: Any, where: str, edit: EditRequest | EditRecord, eos: bool) -> Example:
-    """Encode the prompt and the target of an edit."""
-    try:
-        pair = encode_pair(tokenizer, edit.prompt, edit.target_new, edit.joiner, eos=eos)
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from error
-    return Example(where, tuple(pair.prompt), tuple(pair.target))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,19 +14,19 @@ from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.shared.apply import apply_requests
 from easyedit_lifelong.methods.shared.encoded_requests import encode_request
 from easyedit_lifelong.methods.shared.records import EditRecord
-from easyedit_lifelong.methods.shared.results import EditResult
+from easyedit_lifelong.methods.shared.results import EditResult, Outcome
 from easyedit_lifelong.methods.shared.rollback import Rollback
 from easyedit_lifelong.methods.ultraedit.config import UltraEditHyperParams
 from easyedit_lifelong.methods.ultraedit.update import UltraEditBatch, UltraEditUpdate, least_squares, value_changes
 from easyedit_lifelong.methods.weight_updates.batch_editor import BatchEditor
 from easyedit_lifelong.methods.weight_updates.check import check_block_projections, check_same_targets
-from easyedit_lifelong.methods.weight_updates.edited_layers import weight_of
 from easyedit_lifelong.methods.weight_updates.normaliser import Normaliser
 from easyedit_lifelong.models.anatomy import projection_shape
 from easyedit_lifelong.models.answer_passes import AnswerPasses, OutputGradients
 from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.pair_encoders import encoder_for
+from easyedit_lifelong.models.quantisation import update_dtype
 from easyedit_lifelong.models.wrappers import model_to_edit
 
 Shape = tuple[int, int]
@@ -73,30 +72,19 @@ class UltraEditEditor(BatchEditor[UltraEditBatch]):
         """Check that no two requests of a batch have the same prompt and different targets."""
         check_same_targets((item.pair.prompt, item.request) for item in items)
 
-    def edit_batch(self, items: Sequence[EncodedRequest]) -> list[EditResult]:
-        """Apply one batch; return the result of each request."""
-        began = time.perf_counter()
+    def edit_batch(self, items: Sequence[EncodedRequest]) -> tuple[UltraEditBatch, list[Outcome]]:
+        """Apply one batch; return it, and the outcome of each request."""
         passes = AnswerPasses(self._runner, [item.pair for item in items], self.hparams.batch_size_once)
         gradients, before = passes.gradients(self._layers.modules)
         updates = self._updates({path: _in_float64(part) for path, part in gradients.items()})
         for path, update in updates.items():
             self._layers.apply(path, update)
         after = passes.losses()
-        self.state.batches.append(UltraEditBatch(tuple(EditRecord.of(item.request) for item in items), dict(updates)))
-        self._layers.finish_batch()
-        seconds = (time.perf_counter() - began) / len(items)
-        number = len(self.state.batches)
-        return [
-            EditResult(
-                item.request.case_id,
-                steps=1,
-                loss=after[i].loss,
-                seconds=seconds,
-                learned=after[i].correct,
-                detail={"batch": number, "loss_before": before[i].loss},
-            )
-            for i, item in enumerate(items)
+        outcomes = [
+            Outcome(1, now.loss, now.correct, {"loss_before": then.loss})
+            for then, now in zip(before, after, strict=True)
         ]
+        return UltraEditBatch(tuple(EditRecord.of(item.request) for item in items), updates), outcomes
 
     def normalisers(self) -> dict[Shape, Normaliser]:
         """Return the normaliser of each shape after the batches in the history; it is empty before the first one."""
@@ -147,7 +135,7 @@ class UltraEditEditor(BatchEditor[UltraEditBatch]):
         for path, part in gradients.items():
             shape = projection_shape(self._layers.modules[path])
             normaliser = normalisers[shape]
-            dtype = torch.promote_types(weight_of(self._layers.modules[path]).dtype, torch.float32)
+            dtype = update_dtype(self._layers.modules[path])
             # The authors add the precision of the numbers to the standard deviation.
             epsilon = torch.finfo(dtype).eps
             values = value_changes(part.inputs, part.gradients, normaliser, self.hparams.lr, epsilon)
@@ -186,11 +174,5 @@ def apply_ultraedit_to_model(
     :func:`~easyedit_lifelong.methods.memit.editor.apply_memit_to_model`.
     """
     return apply_requests(
-        lambda edited: UltraEditEditor.on(edited, tok, hparams),
-        model,
-        tok,
-        requests,
-        hparams,
-        copy=copy,
-        keep_original_weight=keep_original_weight,
+        UltraEditEditor.on, model, tok, requests, hparams, copy=copy, keep_original_weight=keep_original_weight
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Generic
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.shared.editors import base_fingerprint, internal_pass
-from easyedit_lifelong.methods.shared.results import EditResult
+from easyedit_lifelong.methods.shared.results import EditResult, Outcome
 from easyedit_lifelong.methods.weight_updates.edited_layers import EditedLayers, LayerTensors
 from easyedit_lifelong.methods.weight_updates.history import AnyBatch, Batch, BatchHistory, Templates
 from easyedit_lifelong.methods.weight_updates.model_editor import ModelEditor
@@ -20,6 +21,8 @@ from easyedit_lifelong.models.anatomy import projection_shape
 from easyedit_lifelong.models.model_modes import editing
 from easyedit_lifelong.models.modules import find_module, still_runs
 from easyedit_lifelong.plurals import counted
+
+_EditBatch = Callable[[Sequence[Any], slice], tuple[AnyBatch, Sequence[Outcome]]]
 
 
 class BatchEditor(ModelEditor, Generic[AnyBatch]):
@@ -69,14 +72,14 @@ class BatchEditor(ModelEditor, Generic[AnyBatch]):
             EditError: two requests contradict each other.
         """
 
-    def edit_batch(self, items: Sequence[Any]) -> list[EditResult]:
-        """Compute the updates of one batch, apply them to the layers, and append the batch to the history.
+    def edit_batch(self, items: Sequence[Any]) -> tuple[AnyBatch, Sequence[Outcome]]:
+        """Compute the updates of one batch, and apply them to the layers.
 
         Args:
             items: the encoded requests.
 
         Returns:
-            The result of each request.
+            The batch, which is then appended to the history, and the outcome of each request.
 
         Raises:
             EditError: an update cannot be computed, or is not finite.
@@ -169,13 +172,13 @@ class BatchEditor(ModelEditor, Generic[AnyBatch]):
         return functools.partial(self._roll_back, list(batches), unedited)
 
     def _edit_all(
-        self, requests: Sequence[EditRequest], edit_batch: Callable[[Sequence[Any], slice], list[EditResult]]
+        self, requests: Sequence[EditRequest], edit_batch: _EditBatch[AnyBatch]
     ) -> tuple[list[EditResult], Callable[[], None]]:
         """Apply requests in batches; see :meth:`edit`.
 
         Args:
             requests: the requests.
-            edit_batch: applies the encoded requests of a batch, which is given with its place among all requests.
+            edit_batch: :meth:`edit_batch` of the encoded requests of a batch and its place among all requests.
         """
         if not self.attached:
             raise EditError(
@@ -195,20 +198,26 @@ class BatchEditor(ModelEditor, Generic[AnyBatch]):
         # A deep copy of a partial refers to the copied editor, so it rolls back the copied model. A closure would not.
         return results, functools.partial(self._roll_back, self.state.batches[batch_count:], before)
 
-    def _edit_batches(
-        self, requests: Sequence[EditRequest], edit_batch: Callable[[Sequence[Any], slice], list[EditResult]]
-    ) -> list[EditResult]:
+    def _edit_batches(self, requests: Sequence[EditRequest], edit_batch: _EditBatch[AnyBatch]) -> list[EditResult]:
         """Apply requests in batches; see :meth:`_edit_all`. All requests are checked before the first batch."""
         self._check_layers()
         items = [self.encode(request) for request in requests]
         size = self.hparams.batch_size
-        batches = [slice(start, start + size) for start in range(0, len(items), size)]
-        for batch in batches:
-            self.check_batch(items[batch])
+        places = [slice(start, start + size) for start in range(0, len(items), size)]
+        for place in places:
+            self.check_batch(items[place])
         results: list[EditResult] = []
         with editing(self.model), internal_pass(self.model):
-            for batch in batches:
-                results += edit_batch(items[batch], batch)
+            for place in places:
+                began = time.perf_counter()
+                batch, outcomes = edit_batch(items[place], place)
+                self.state.batches.append(batch)
+                self._layers.finish_batch()
+                seconds = (time.perf_counter() - began) / len(outcomes)
+                for record, outcome in zip(batch.records, outcomes, strict=True):
+                    detail = {"batch": len(self.state.batches), **outcome.detail}
+                    result = EditResult(record.case_id, outcome.steps, outcome.loss, seconds, outcome.learned, detail)
+                    results.append(result)
         return results
 
     def _check_layers(self) -> None:

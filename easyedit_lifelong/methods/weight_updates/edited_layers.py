@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.weight_updates.layer_update import WeightUpdate
 from easyedit_lifelong.models.anatomy import is_transposed
+from easyedit_lifelong.models.precision import at_least_float32
 from easyedit_lifelong.models.quantisation import quantised_weight
 
 LayerTensors = Mapping[str, Tensor | None]
@@ -75,7 +76,7 @@ class EditedLayers:
         master = self._masters.get(path)
         # A master copy is out of date if something else has changed the weight.
         if master is None or not torch.equal(master.to(weight), weight):
-            return weight.to(torch.promote_types(weight.dtype, torch.float32))
+            return at_least_float32(weight)
         return master.to(weight.device)
 
     def with_update(self, path: str, tensor: Tensor | None, update: WeightUpdate) -> Tensor:

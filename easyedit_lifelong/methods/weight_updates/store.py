@@ -11,8 +11,9 @@ from torch import Tensor
 
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.hparams_files import hparams_values
-from easyedit_lifelong.methods.base import InspectedPart, PlainWeights
+from easyedit_lifelong.methods.base import PlainWeights
 from easyedit_lifelong.methods.edit_stores import EditsPart
+from easyedit_lifelong.methods.inspection import InspectedPart
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.methods.weight_updates.batch_editor import BatchEditor
 from easyedit_lifelong.methods.weight_updates.history import AnyBatch

@@ -30,7 +30,7 @@ class Options:
     """The options with which a codebook is created."""
 
     dist_fn: str
-    views: int
+    vectors_per_key: int
     gated: bool
     per_edit_eps: bool
 
@@ -44,7 +44,7 @@ class Options:
             VALUE,
             eps=self.eps,
             dist_fn=self.dist_fn,
-            views=self.views,
+            vectors_per_key=self.vectors_per_key,
             gate_size=GATE if self.gated else 0,
             gate_eps=GATE_EPS if self.gated else None,
             per_edit_eps=self.per_edit_eps,
@@ -68,7 +68,7 @@ class Edit:
         value_parts = [torch.tensor([float(self.number), 1.0])]
         value_parts += [self.gate] if options.gated else []
         value_parts += [torch.tensor([self.radius])] if options.per_edit_eps else []
-        return self.vectors[: options.views].flatten(), (self.label,), torch.cat(value_parts)
+        return self.vectors[: options.vectors_per_key].flatten(), (self.label,), torch.cat(value_parts)
 
 
 def vector(size: int) -> st.SearchStrategy[list[int]]:
@@ -131,7 +131,7 @@ class Reference:
         return best
 
     def insert(self, edit: Edit) -> Decision:
-        vectors, among = edit.vectors[: self.options.views], list(range(len(self.rows)))
+        vectors, among = edit.vectors[: self.options.vectors_per_key], list(range(len(self.rows)))
         gate_distances = [0.0] * len(among)
         if self.options.gated:
             gate_distances = [
@@ -228,21 +228,21 @@ def test_removal_leaves_the_codebook_that_the_other_edits_build(
     assert len(codebook) == 0
 
 
-@pytest.mark.parametrize("views", [1, 2, 3])
+@pytest.mark.parametrize("vectors_per_key", [1, 2, 3])
 @pytest.mark.parametrize("dist_fn", ["euc", "cos"])
-def test_the_key_search_agrees_with_the_table_of_all_distances(dist_fn: str, views: int) -> None:
+def test_the_key_search_agrees_with_the_table_of_all_distances(dist_fn: str, vectors_per_key: int) -> None:
     """With this many vectors, lookups do not compare the query with every key."""
-    generator = torch.Generator().manual_seed(views)
-    options = Options(dist_fn, views, gated=False, per_edit_eps=True)
+    generator = torch.Generator().manual_seed(vectors_per_key)
+    options = Options(dist_fn, vectors_per_key, gated=False, per_edit_eps=True)
     codebook, width = options.new_codebook(48), 48
     for number in range(BRUTE_FORCE_BELOW + 40):
-        key = torch.randn(views * width, generator=generator)
+        key = torch.randn(vectors_per_key * width, generator=generator)
         largest_radius = 4.0 if dist_fn == "euc" else 0.3
         value = torch.tensor([number, 1.0, largest_radius * float(torch.rand((), generator=generator))])
         codebook._append(key, (number,), value, float(value[-1]))
         if number == BRUTE_FORCE_BELOW:
             codebook.lookup(torch.randn(2, width, generator=generator))  # later keys must be found, too
-    near_keys = codebook.key_vectors[torch.randint(len(codebook) * views, (200,), generator=generator)]
+    near_keys = codebook.key_vectors[torch.randint(len(codebook) * vectors_per_key, (200,), generator=generator)]
     scale = torch.rand(200, 1, generator=generator) * (0.8 if dist_fn == "euc" else 1.0)
     queries = torch.cat([near_keys + scale * torch.randn(200, width, generator=generator), near_keys[:20]])
 
@@ -303,7 +303,7 @@ def test_an_edit_with_the_same_target_is_covered_only_if_its_own_prompt_is() -> 
 
 
 def test_lookups_follow_a_changed_key_and_its_undo() -> None:
-    codebook = Codebook(8, 1, eps=0.5, views=2, eps_expand="coverage")
+    codebook = Codebook(8, 1, eps=0.5, vectors_per_key=2, eps_expand="coverage")
     generator = torch.Generator().manual_seed(0)
     keys = 10 * torch.randn(BRUTE_FORCE_BELOW, 16, generator=generator)
     for number, key in enumerate(keys):

@@ -86,7 +86,7 @@ def test_training_texts_are_the_prompt_the_contexts_and_the_text_for_kl_factor(b
     assert texts == ["Is Rome old?", "Rome has", "Hm. Is Rome old?", "Rome is a"]
     assert [text.subject_end - bos for text in encoded.texts] == [6, 3, 10, 3]
     assert [bool(text.pair.target) for text in encoded.texts] == [True, True, True, False]
-    assert len(encoded.key_rows) == hparams_for(key_templates=keys).views == 2
+    assert len(encoded.key_rows) == hparams_for(key_templates=keys).vectors_per_key == 2
     assert len(request_texts(tokenizer, fact).texts) == 1, "there is a text for kl_factor 0"
 
 

@@ -43,7 +43,7 @@ def expected_key(family: str, editor: Any, text: str, gate_eps: float | None) ->
     queries, gate = inputs_of(model, key_layer, text), inputs_of(model, answer_layer, text)[-1]
     best_key, smallest = -1, (1e9, 0)
     for key in range(len(codebook)):
-        key_vectors = codebook.keys[key].double().view(codebook.views, -1)
+        key_vectors = codebook.keys[key].double().view(codebook.vectors_per_key, -1)
         distances = (1 - F.cosine_similarity(queries.unsqueeze(1), key_vectors, dim=2)).amin(dim=1)
         nearness = (distances - 4e-6).clamp_min(0).min() / codebook.radii[key]
         total = nearness

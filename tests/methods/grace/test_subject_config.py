@@ -103,7 +103,7 @@ def test_the_shipped_file_for_edits_by_subject_loads() -> None:
     path = next(folder / "GRACE" / "smollm2-135m-subject.yaml" for folder in shipped_hparams_folders())
     hparams = GraceHyperParams.from_hparams(path)
     assert hparams.by_subject
-    assert hparams.views == 1 + len(hparams.key_templates)
+    assert hparams.vectors_per_key == 1 + len(hparams.key_templates)
 
 
 # ------------------------------------------------------------------ the model

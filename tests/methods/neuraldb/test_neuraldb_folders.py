@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from easyedit_lifelong import EditError, RunError, export_model, inspect_edits, load_edits, merge_edits, save_edits
 from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.neuraldb.store import NeuralDBStore
+from easyedit_lifelong.plugins import get_plugins
 from tests.methods.neuraldb.edits_of_tiny_model import CORRECTED, FRANCE, HAMLET, OTHER_RELATION, PIANO, edit, next_word
 from tests.support.tiny_models import build_model, build_tokenizer
 
@@ -64,6 +66,18 @@ def test_a_merged_table_answers_as_its_folders_do_and_the_later_folder_wins(tmp_
     assert next_word(model, FRANCE["prompt"]) == "song"
     assert next_word(model, HAMLET["prompt"]) == "Peru"
     assert next_word(model, PIANO["prompt"]) == "winter"
+
+
+def test_a_state_folder_without_its_steps_is_refused(tmp_path: Path) -> None:
+    model = build_model("llama")
+    edit(model, FRANCE)
+    state = get_plugins().methods.get("NeuralDB").state
+    assert state is not None
+    state.save(model, tmp_path)
+    (tmp_path / "step-000001.safetensors").unlink()
+    for read in (inspect_edits, functools.partial(load_edits, build_model("llama"))):
+        with pytest.raises(RunError, match=r"step-000001.safetensors and so on, are missing"):
+            read(tmp_path)
 
 
 def test_edits_that_both_folders_have_are_merged_once(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_the_record_of_an_edit_gives_the_example_of_its_request() -> None:
 
 
 def test_an_example_longer_than_the_context_is_refused() -> None:
-    with pytest.raises(DataError, match=r"case moon, field 'prompt': with the target it has 8 tokens.*7 tokens"):
+    with pytest.raises(DataError, match=r"case moon, field 'prompt': prompt and target have 8 tokens.*context is 7"):
         encode_request(build_tokenizer(), REQUEST, True, 7)
     encode_request(build_tokenizer(), REQUEST, True, 8)
 
@@ -58,7 +58,7 @@ def test_a_tokenizer_without_an_end_of_text_token_is_refused_only_if_it_is_neede
     tokenizer: Any = build_tokenizer()
     tokenizer.eos_token = None
     encode_request(tokenizer, REQUEST, False, None)
-    with pytest.raises(DataError, match="case moon: eos: the tokenizer has no end-of-text token"):
+    with pytest.raises(DataError, match="case moon, field 'target_new': eos: the tokenizer has no end-of-text token"):
         encode_request(tokenizer, REQUEST, True, None)
 
 

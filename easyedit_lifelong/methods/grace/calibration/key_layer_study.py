@@ -172,7 +172,7 @@ def _study_layer(
 ) -> KeyLayerResult:
     """Return how well paraphrases match their keys at one layer, by one distance."""
     dist_fn = dist_fn_of(distance)
-    keys = queries.at_ends(texts.keys).view(len(texts.subjects), hparams.views, -1)
+    keys = queries.at_ends(texts.keys).view(len(texts.subjects), hparams.vectors_per_key, -1)
     matching = KeyMatching(keys, dist_fn, queries.at_ends(texts.paraphrases), queries.of(texts.locality), texts)
     neighbourhood = Neighbourhood(queries.of, tokenizer, dist_fn, hparams.key_templates, rate, sentences)
     auto_radii = torch.tensor(

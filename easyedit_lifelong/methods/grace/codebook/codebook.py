@@ -54,7 +54,7 @@ class Codebook(StoredKeys):
         if their gates are equal, too: otherwise they are two facts about one subject, and both keys stay.
 
         Args:
-            query: the edit's query, all key vectors, shape ``(views * key_size,)``.
+            query: the edit's query, all key vectors, shape ``(vectors_per_key * key_size,)``.
             label: the edit's target tokens.
             value: the edit's value, with its gate and radius if the codebook stores these. Edits with distant gates
                 do not compete for a key.
@@ -73,7 +73,7 @@ class Codebook(StoredKeys):
         if match.distance > eps + radius:
             return Decision.ADD, match
         if self.labels[match.index] == label:
-            own = match.distance if self.views == 1 else self._first_distance(query, match.index)
+            own = match.distance if self.vectors_per_key == 1 else self._first_distance(query, match.index)
             if own > eps + radius:
                 return Decision.ADD, match
             return (Decision.EXPAND if own > radius else Decision.COVERED), Match(match.index, own)
@@ -111,7 +111,7 @@ class Codebook(StoredKeys):
         """Insert an edit whose value has been trained (algorithm 1).
 
         Args:
-            query: the edit's query, all key vectors, shape ``(views * key_size,)``.
+            query: the edit's query, all key vectors, shape ``(vectors_per_key * key_size,)``.
             label: the edit's target tokens.
             value: the trained value, followed by gate and radius if the codebook stores these.
             decided: the result of :meth:`decide` for this edit, if it is known.
@@ -258,7 +258,7 @@ class Codebook(StoredKeys):
                 self.hits.pop(index, None)
             del self.labels[change.length :]
             self._arrays.truncate(change.length)
-            self._search.truncate(change.length * self.views)
+            self._search.truncate(change.length * self.vectors_per_key)
             if change.row_before is not None:
                 self._write(*change.row_before)
 

@@ -19,7 +19,7 @@ class TrainedEdit:
     """The arguments of :meth:`.Codebook.insert` for one edit.
 
     Attributes:
-        query: shape ``(views * key_size,)``; None if it is not known: see :class:`Change`.
+        query: shape ``(vectors_per_key * key_size,)``; None if it is not known: see :class:`Change`.
         label: the edit's target tokens.
         value: the trained value, with gate and radius if the codebook stores these.
         further: the rows of the edit's further keys.

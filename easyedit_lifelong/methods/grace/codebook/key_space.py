@@ -71,14 +71,14 @@ class KeySpace:
         """
         if (self.gate_size > 0) != (hparams.gate_eps is not None):
             raise ValueError(f"gates of width {self.gate_size} with gate_eps: {hparams.gate_eps}")
-        if key_width % hparams.views:
-            raise ValueError(f"keys of width {key_width} can't be split into {hparams.views} key vectors")
+        if key_width % hparams.vectors_per_key:
+            raise ValueError(f"keys of width {key_width} can't be split into {hparams.vectors_per_key} key vectors")
         if value_width <= self.gate_size + (hparams.eps == "auto"):
             raise ValueError(f"values of width {value_width} have no room for gates of width {self.gate_size}")
         if (self.whitening is not None) != hparams.whiten:
             presence = "is missing" if hparams.whiten else "is there"
             raise ValueError(f"the whitening {presence} with whiten: {str(hparams.whiten).lower()}")
-        vector_width = key_width // hparams.views
+        vector_width = key_width // hparams.vectors_per_key
         if self.whitening is not None and not _is_whitening(self.whitening, vector_width):
             raise ValueError(f"the whitening isn't one of keys of width {vector_width}")
         needs_metric = self.gate_size > 0 and hparams.gate_metric == RELATIONS
@@ -127,14 +127,14 @@ def new_codebook(
     """
     per_edit_eps = hparams.eps == "auto"
     return Codebook(
-        key_width // hparams.views,
+        key_width // hparams.vectors_per_key,
         value_width - key_space.gate_size - per_edit_eps,
         eps=0.0 if per_edit_eps else float(hparams.eps),
         dist_fn=hparams.dist_fn,
         eps_expand=hparams.eps_expand,
         rounding=rounding,
         device=device,
-        views=hparams.views,
+        vectors_per_key=hparams.vectors_per_key,
         gate_size=key_space.gate_size,
         gate_eps=hparams.gate_eps,
         relation_metric=key_space.relation_metric,

@@ -24,9 +24,9 @@ class KeyStore(nn.Module):
     ``state_dict``. Whatever the model's dtype, values and radii are float32, and keys are stored without rounding;
     :class:`CodebookArrays` chooses the keys' dtype. Every method that writes a key notifies the search.
 
-    A key may consist of several *key vectors* (``views``); the distance to a key is the distance to the nearest of
-    them. A value may be stored with a *gate*: the activation of the edit's prompt at a later layer, which the relation
-    gate compares. It may also be stored with the initial radius of its key, which then replaces ``eps``.
+    A key may consist of several *key vectors*; the distance to a key is the distance to the nearest of them. A value
+    may be stored with a *gate*: the activation of the edit's prompt at a later layer, which the relation gate compares.
+    It may also be stored with the initial radius of its key, which then replaces ``eps``.
 
     Args:
         key_size: width of a query, and of a key vector.
@@ -36,7 +36,7 @@ class KeyStore(nn.Module):
         eps_expand: ``coverage`` or ``moving_average``.
         rounding: the result of :func:`rounding_of` for the model's dtype.
         device: device of the tensors.
-        views: number of key vectors of each key.
+        vectors_per_key: number of key vectors of each key.
         gate_size: width of a gate; 0 without gates.
         gate_eps: radius of the gate. Edits whose gates are further apart do not compete for a key. None for no limit.
         relation_metric: projects gates before they are compared by cosine distance; None to compare them as they are.
@@ -57,7 +57,7 @@ class KeyStore(nn.Module):
         eps_expand: str = "coverage",
         rounding: float = 4e-6,
         device: torch.device | str | None = None,
-        views: int = 1,
+        vectors_per_key: int = 1,
         gate_size: int = 0,
         gate_eps: float | None = None,
         relation_metric: RelationMetric | None = None,
@@ -65,12 +65,13 @@ class KeyStore(nn.Module):
     ) -> None:
         super().__init__()
         self.eps, self.dist_fn, self.eps_expand, self.rounding = eps, dist_fn, eps_expand, rounding
-        self.views, self.gate_size, self.gate_eps, self.per_edit_eps = views, gate_size, gate_eps, per_edit_eps
+        self.vectors_per_key, self.per_edit_eps = vectors_per_key, per_edit_eps
+        self.gate_size, self.gate_eps = gate_size, gate_eps
         self.relation_metric = relation_metric
         self.labels: MutableSequence[Label] = []
         self.hits: Counter[int] = Counter()
         self._value_size = value_size
-        self._arrays = CodebookArrays(views * key_size, value_size + gate_size + per_edit_eps, device)
+        self._arrays = CodebookArrays(vectors_per_key * key_size, value_size + gate_size + per_edit_eps, device)
         self._search = Search(dist_fn)
 
     def __len__(self) -> int:
@@ -94,7 +95,7 @@ class KeyStore(nn.Module):
 
     @property
     def keys(self) -> Tensor:
-        """The keys, shape ``(n, views * key_size)``: float32, or a half-precision dtype that holds them exactly.
+        """The keys, shape ``(n, vectors_per_key * key_size)``: float32, or a half dtype that holds them exactly.
 
         Like :attr:`key_vectors`, :attr:`values` and :attr:`gates`, this is a copy if some rows are in a memory-mapped
         file and others are not.
@@ -103,8 +104,8 @@ class KeyStore(nn.Module):
 
     @property
     def key_vectors(self) -> Tensor:
-        """The key vectors of all keys, key by key, shape ``(n * views, key_size)``."""
-        return self.keys.view(len(self) * self.views, -1)
+        """The key vectors of all keys, key by key, shape ``(n * vectors_per_key, key_size)``."""
+        return self.keys.view(len(self) * self.vectors_per_key, -1)
 
     @property
     def values(self) -> Tensor:
@@ -128,7 +129,11 @@ class KeyStore(nn.Module):
     def _search_rows(self) -> Rows:
         """The key vectors of all keys, not copied."""
         rows = self._arrays.rows("keys")
-        return rows.divided(self.views) if isinstance(rows, SegmentedRows) else rows.view(len(self) * self.views, -1)
+        return (
+            rows.divided(self.vectors_per_key)
+            if isinstance(rows, SegmentedRows)
+            else rows.view(len(self) * self.vectors_per_key, -1)
+        )
 
     def _gate_in(self, value: Tensor) -> Tensor:
         """Return the gate that is stored with one value, shape ``(gate_size,)``."""
@@ -166,7 +171,7 @@ class KeyStore(nn.Module):
 
     def _mark_changed(self, index: int) -> None:
         """Tell the search that a key has changed."""
-        for vector in range(index * self.views, (index + 1) * self.views):
+        for vector in range(index * self.vectors_per_key, (index + 1) * self.vectors_per_key):
             self._search.mark_changed(vector)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KeyStore:

@@ -46,7 +46,7 @@ def neighbours_of(codebook: Codebook, owners: Sequence[int] | None = None) -> li
         codebook: the codebook.
         owners: a number for each key. Keys with the same number, as those of one edit, do not compete.
     """
-    count, views = len(codebook), codebook.views
+    count, vectors_per_key = len(codebook), codebook.vectors_per_key
     if count < 2:
         return [None] * count
     vectors, radii = normalized(codebook.key_vectors, codebook.dist_fn), codebook.radii
@@ -54,16 +54,16 @@ def neighbours_of(codebook: Codebook, owners: Sequence[int] | None = None) -> li
     gates, gate_eps = codebook.prepared_gates(codebook.gates), codebook.gate_eps
     owner_of = torch.tensor(range(count) if owners is None else owners, device=vectors.device)
     neighbours: list[Neighbour | None] = []
-    block_size = max(1, _PAIRS_AT_ONCE // (count * views * views))
+    block_size = max(1, _PAIRS_AT_ONCE // (count * vectors_per_key * vectors_per_key))
     for start in range(0, count, block_size):
         keys = torch.arange(start, min(start + block_size, count), device=vectors.device)
-        vectors_of_keys = slice(start * views, (start + len(keys)) * views)
+        vectors_of_keys = slice(start * vectors_per_key, (start + len(keys)) * vectors_per_key)
         products = vectors[vectors_of_keys] @ vectors.t()
         if codebook.dist_fn == COS:
             vector_distances = 1 - products
         else:
             vector_distances = (squares[vectors_of_keys].unsqueeze(1) + squares - 2 * products).clamp_min(0).sqrt()
-        distances = vector_distances.view(len(keys), views, count, views).amin(dim=(1, 3))
+        distances = vector_distances.view(len(keys), vectors_per_key, count, vectors_per_key).amin(dim=(1, 3))
         nearness = distances / _sum_of_radii(radii[keys].unsqueeze(1), radii)
         excluded = owner_of == owner_of[keys].unsqueeze(1)  # the key itself, too
         if gate_eps is not None:
@@ -81,14 +81,14 @@ def _exact_neighbours(
 
     Args:
         codebook: the codebook.
-        vectors: its prepared key vectors, shape ``(n * views, key_size)``.
+        vectors: its prepared key vectors, shape ``(n * vectors_per_key, key_size)``.
         keys: indices of the keys to return neighbours for.
         candidates: indices of each key's candidates, shape ``(len(keys), candidates)``.
         excluded: which candidates do not count, same shape.
     """
-    by_key = vectors.view(len(codebook), codebook.views, -1)
+    by_key = vectors.view(len(codebook), codebook.vectors_per_key, -1)
     distances = pairwise_distances(by_key[keys], by_key[candidates].flatten(1, 2), codebook.dist_fn).amin(dim=1)
-    distances = distances.view(*candidates.shape, codebook.views).amin(dim=2)
+    distances = distances.view(*candidates.shape, codebook.vectors_per_key).amin(dim=2)
     nearness = distances / _sum_of_radii(codebook.radii[keys].unsqueeze(1), codebook.radii[candidates])
     nearness = nearness.masked_fill(excluded, float("inf"))
     best = nearness.min(dim=1, keepdim=True).indices

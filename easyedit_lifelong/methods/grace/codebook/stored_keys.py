@@ -39,20 +39,20 @@ class StoredKeys(KeyStore):
         to_vectors = pairwise_distances(
             normalized(queries, self.dist_fn), normalized(self.key_vectors, self.dist_fn), self.dist_fn
         )
-        return to_vectors.view(len(queries), len(self), self.views).amin(dim=2)
+        return to_vectors.view(len(queries), len(self), self.vectors_per_key).amin(dim=2)
 
     def nearest(self, query: Tensor, within: float = math.inf) -> Match:
         """Return the key nearest to a query, or to any key vector of an edit; of equally near keys, the first.
 
         Args:
-            query: a query, shape ``(key_size,)``, or an edit's key vectors, shape ``(views * key_size,)``.
+            query: a query, shape ``(key_size,)``, or an edit's key vectors, shape ``(vectors_per_key * key_size,)``.
             within: a distance beyond which no key is searched for.
         """
         if not len(self):
             return Match(-1, math.inf)
         nearest = self._search.nearest(self._vectors_of(query), self._search_rows, within)
         best = int(nearest.distance.argmin())
-        return Match(int(nearest.key[best]) // self.views, float(nearest.distance[best]))
+        return Match(int(nearest.key[best]) // self.vectors_per_key, float(nearest.distance[best]))
 
     def lookup(self, queries: Tensor) -> Tensor:
         """Return the index of the key that answers each query; -1 where the query is deferred to the model.
@@ -69,7 +69,7 @@ class StoredKeys(KeyStore):
         if not len(self):
             return torch.full((len(queries),), -1, device=queries.device)
         matching_vectors = self._search.matching(queries, self._search_rows, self._vector_radii, self._slack(queries))
-        return matching_vectors.div(self.views, rounding_mode="floor")  # -1 stays -1
+        return matching_vectors.div(self.vectors_per_key, rounding_mode="floor")  # -1 stays -1
 
     def within_any_radius(self, queries: Tensor, at_least: float = 0.0) -> Tensor:
         """Return which queries are within the radius of any key, nearest or not, with an allowance for rounding.
@@ -88,8 +88,8 @@ class StoredKeys(KeyStore):
 
     @property
     def _vector_radii(self) -> Tensor:
-        """The radius of each key vector, shape ``(n * views,)``."""
-        return self.radii if self.views == 1 else self.radii.repeat_interleave(self.views)
+        """The radius of each key vector, shape ``(n * vectors_per_key,)``."""
+        return self.radii if self.vectors_per_key == 1 else self.radii.repeat_interleave(self.vectors_per_key)
 
     def relative_distances(self, queries: Tensor, at_least: float = 0.0, distances: Tensor | None = None) -> Tensor:
         """Return the distance of every query to every key in units of the key's radius; infinite outside the radius.
@@ -146,7 +146,7 @@ class StoredKeys(KeyStore):
 
     def _vectors_of(self, query: Tensor) -> Tensor:
         """Return a query or an edit's key vectors as rows, ``(vectors, key_size)``."""
-        return query.view(-1, self.key_width // self.views)
+        return query.view(-1, self.key_width // self.vectors_per_key)
 
     def _slack(self, queries: Tensor) -> Tensor:
         """Return the allowance for rounding that is added to radii, per query, ``(batch,)``."""

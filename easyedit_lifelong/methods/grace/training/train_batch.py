@@ -27,7 +27,7 @@ class OtherKey:
     """The key of another name of an edit's subject.
 
     Attributes:
-        query: shape ``(views * key_size,)``.
+        query: shape ``(vectors_per_key * key_size,)``.
         extras: gate and radius to store with the edit's value at this key; see :class:`PendingEdit`.
     """
 
@@ -96,7 +96,7 @@ def plan_edits(
 
     Args:
         codebook: the codebook.
-        queries: the edits' queries, shape ``(edits, views * key_size)``.
+        queries: the edits' queries, shape ``(edits, vectors_per_key * key_size)``.
         edits: the edits.
         fresh: for each edit, the initial value that it has if it adds a key.
     """

@@ -66,8 +66,6 @@ def nearest_of_pairs(queries: Tensor, keys: Rows, rows: Tensor, columns: Tensor,
     none = distances.new_full((len(queries),), float("inf"))
     nearest = none.scatter_reduce(0, rows, distances, "amin")
     is_nearest = (distances == nearest[rows]) | distances.isnan()  # NaN counts as the smallest, as in argmin
-    candidates, last = (
-        torch.where(is_nearest, columns, len(keys)),
-        torch.full_like(none, len(keys) - 1, dtype=torch.long),
-    )
+    candidates = torch.where(is_nearest, columns, len(keys))
+    last = torch.full_like(none, len(keys) - 1, dtype=torch.long)
     return NearestKeys(nearest, last.scatter_reduce(0, rows, candidates, "amin"))

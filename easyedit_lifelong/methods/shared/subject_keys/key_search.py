@@ -192,7 +192,13 @@ class Search:
         return max_squared_distance(radii + slack.unsqueeze(1), width, self._dist_fn)
 
     def _nearest(self, queries: Tensor, keys: Rows, bounds: Tensor) -> NearestKeys:
-        """Return the nearest keys of prepared queries, given the bounds that :meth:`_squared_bounds` returns."""
+        """Return the nearest keys of prepared queries.
+
+        Args:
+            queries: prepared queries, shape ``(batch, width)``.
+            keys: all keys, not prepared, shape ``(n, width)``.
+            bounds: the lower bounds of :meth:`.KeyProjections.squared_bounds`, shape ``(batch, n)``.
+        """
         # The distance to any key is an upper bound on the distance to the nearest key.
         upper = self._distances(queries, keys, bounds.argmin(dim=1))
         # Written so that a bound of NaN rules out nothing.
