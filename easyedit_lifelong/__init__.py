@@ -96,6 +96,7 @@ _LAZY = {
     "RunRecord": "easyedit_lifelong.methods.report_sections",
     "Series": "easyedit_lifelong.methods.report_sections",
     "DatasetReader": "easyedit_lifelong.registry",
+    "DeferredMethod": "easyedit_lifelong.registry",
     "TrackerType": "easyedit_lifelong.registry",
     "JudgeType": "easyedit_lifelong.registry",
     "JudgedAnswer": "easyedit_lifelong.evaluation.judges",
@@ -253,6 +254,7 @@ if TYPE_CHECKING:
     from easyedit_lifelong.registry import (
         CovarianceEngine,
         DatasetReader,
+        DeferredMethod,
         JudgeType,
         ModelMethod,
         RecordLoader,
@@ -275,6 +277,7 @@ __all__ = [
     "DataError",
     "DatasetReader",
     "DeferHyperParams",
+    "DeferredMethod",
     "ENNHyperParams",
     "EditError",
     "EditMethod",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from easyedit_lifelong.registry import (
         CovarianceEngine,
         DatasetReader,
+        DeferredMethod,
         JudgeType,
         ModelMethod,
         RecordLoader,
@@ -25,7 +26,7 @@ hookimpl = HookimplMarker(PROJECT)
 
 
 @hookspec
-def register_methods(register: Callable[[EditMethod], None]) -> None:
+def register_methods(register: Callable[[EditMethod | DeferredMethod], None]) -> None:
     """Register editing methods. Each can then be used through EasyEdit's ``BaseEditor`` and in this package's runs."""
 
 
@@ -33,7 +34,7 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
 def complete_method(method: EditMethod) -> EditMethod | None:
     """Return a copy of a method, completed with functions that follow from its ports; None if nothing is to be added.
 
-    Called once for each method, before it is registered.
+    Called once for each method: before it is registered or, for a ``DeferredMethod``, when it is loaded.
     """
 
 

@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first used, so that importing the package is quick."""
+"""Names of a package, and functions, that are imported when they are first used: importing what has them is quick."""
 
 from __future__ import annotations
 
@@ -29,3 +29,17 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str]
         return sorted({*vars(sys.modules[package]), *modules})
 
     return import_name, all_names
+
+
+def lazy_function(module: str, name: str) -> Callable[..., Any]:
+    """Return a function that imports a function of a module when it is called, and calls that one.
+
+    Args:
+        module: the name of the module.
+        name: the name of the function in the module.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return getattr(importlib.import_module(module), name)(*args, **kwargs)
+
+    return call

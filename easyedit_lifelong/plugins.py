@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 import logging
 import pkgutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ from easyedit_lifelong.plugin_guards import guarded
 from easyedit_lifelong.registry import (
     CovarianceEngine,
     DatasetReader,
+    DeferredMethod,
     JudgeType,
     ModelMethod,
     RecordLoader,
@@ -27,6 +30,7 @@ from easyedit_lifelong.registry import (
 
 if TYPE_CHECKING:
     from easyedit_lifelong.methods.base import EditMethod
+    from easyedit_lifelong.methods.report_sections import ReportSection, RunRecord
 
 LOG = logging.getLogger(__name__)
 
@@ -64,6 +68,7 @@ class Plugins:
 
     Attributes:
         manager: the pluggy manager.
+        deferred: the methods that were registered as a :class:`DeferredMethod`, by name, whether loaded or not.
         broken: the error of each plugin that could not be loaded, by plugin name.
     """
 
@@ -77,6 +82,7 @@ class Plugins:
     trackers: Registry[TrackerType] = field(default_factory=lambda: Registry("tracker", TrackerType))
     judges: Registry[JudgeType] = field(default_factory=lambda: Registry("judge", JudgeType))
     model_methods: Registry[ModelMethod] = field(default_factory=lambda: Registry("model method", ModelMethod))
+    deferred: dict[str, DeferredMethod] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
 
     def add(self, plugin: Any, name: str, *, guard: bool = False) -> None:
@@ -123,6 +129,7 @@ class Plugins:
         """Unregister a plugin and all entries that it registered; do nothing if there is no such plugin."""
         for registry in self._registries().values():
             registry.discard(name)
+        self.deferred = {method: entry for method, entry in self.deferred.items() if method in self.methods}
         if self.manager.has_plugin(name):
             self.manager.unregister(name=name)
 
@@ -150,16 +157,42 @@ class Plugins:
 
     def _register(self, registry: Registry[Any], plugin: str, guard: bool, entry: Any) -> None:
         """Add an entry to a registry; other plugins can complete a method first (``complete_method``)."""
+        if registry is self.methods and isinstance(entry, DeferredMethod):
+            self._defer(entry, plugin, guard)
+            return
         if guard and isinstance(entry, registry.entry_class):
             entry = guarded(entry, registry.kind, plugin)
         if registry is self.methods and isinstance(entry, registry.entry_class):
-            entry = self._completed(entry)
+            entry = self._completed(entry, self._completions())
         registry.add(entry, plugin)
 
-    def _completed(self, method: Any) -> Any:
-        """Return a method as all plugins with ``complete_method`` completed it, in the order of their registration."""
+    def _defer(self, deferred: DeferredMethod, plugin: str, guard: bool) -> None:
+        """Register a method that is loaded, guarded and completed when it is first used."""
+        completions = self._completions()
+
+        def load() -> EditMethod | None:
+            try:
+                method = deferred.load()
+                method = guarded(method, self.methods.kind, plugin) if guard else method
+            except Exception as error:  # third-party code can raise anything
+                if not guard:
+                    raise
+                self.broken[plugin] = f"method {deferred.name!r}: {reason_of(error)}"
+                LOG.warning("method %r of plugin %r could not be loaded: %s", deferred.name, plugin, error)
+                return None
+            return self._completed(method, completions)
+
+        self.methods.add_deferred(deferred.name, load, plugin)
+        self.deferred[deferred.name] = deferred
+
+    def _completions(self) -> Sequence[pluggy.HookImpl]:
+        """Return the implementations of ``complete_method`` of the plugins that are registered so far."""
+        return self.manager.hook.complete_method.get_hookimpls()
+
+    def _completed(self, method: Any, completions: Sequence[pluggy.HookImpl]) -> Any:
+        """Return a method as the plugins with ``complete_method`` completed it, in the order of their registration."""
         plugins = [plugin for _, plugin in self.manager.list_name_plugin()]
-        for implementation in self.manager.hook.complete_method.get_hookimpls():
+        for implementation in completions:
             others = [plugin for plugin in plugins if plugin is not implementation.plugin]
             completed: Any = self.manager.subset_hook_caller("complete_method", others)(method=method)
             if completed is not None and not isinstance(completed, self.methods.entry_class):
@@ -170,8 +203,27 @@ class Plugins:
         return method
 
     def method_for(self, hparams: Any) -> EditMethod | None:
-        """Return the registered method whose hyperparameter class ``hparams`` is an instance of, if any."""
-        return next((method for method in self.methods if isinstance(hparams, method.hparams_class)), None)
+        """Return the registered method whose hyperparameter class ``hparams`` is an instance of, if any.
+
+        The method that ``alg_name`` names is compared first, so that usually no other one is loaded.
+        """
+        name = getattr(hparams, "alg_name", None)
+        named = [self.methods.get(name)] if isinstance(name, str) and name in self.methods else []
+        candidates = itertools.chain(named, self.methods)
+        return next((method for method in candidates if isinstance(hparams, method.hparams_class)), None)
+
+    def report_sections(self, name: str) -> Callable[[RunRecord], Sequence[ReportSection]] | None:
+        """Return the port ``report_sections`` of a method, which is not loaded if it is a :class:`DeferredMethod`.
+
+        Args:
+            name: the method's name.
+
+        Returns:
+            None if the method lacks the port, or if no method has this name.
+        """
+        if name in self.deferred:
+            return self.deferred[name].report_sections
+        return self.methods.get(name).report_sections if name in self.methods else None
 
 
 @functools.cache

@@ -5,6 +5,10 @@ The entry type of editing methods, ``EditMethod``, is in :mod:`easyedit_lifelong
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import importlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
     from easyedit_lifelong.covariance.moments import SecondMoment
     from easyedit_lifelong.data.request import EditRequest
     from easyedit_lifelong.evaluation.judges import Judge
+    from easyedit_lifelong.methods.base import EditMethod
+    from easyedit_lifelong.methods.report_sections import ReportSection, RunRecord
 
 
 class Tracker(Protocol):
@@ -144,6 +150,37 @@ class ModelMethod:
     call: Callable[..., Any]
 
 
+@dataclass(frozen=True)
+class DeferredMethod:
+    """An editing method that is imported when it is first used, so that other commands do not wait for its imports.
+
+    Attributes:
+        name: the method's name.
+        module: the name of the module that is imported. Its ``METHODS`` are :class:`EditMethod` objects, one of which
+            has this name.
+        report_sections: the method's port of this name. It is here, and not in the module, since a report of a run
+            needs nothing else of the method.
+    """
+
+    name: str
+    module: str
+    report_sections: Callable[[RunRecord], Sequence[ReportSection]] | None = None
+
+    def load(self) -> EditMethod:
+        """Import the method.
+
+        Raises:
+            PluginError: the module has no such method, or the method has report sections of its own.
+        """
+        methods = getattr(importlib.import_module(self.module), "METHODS", ())
+        method = next((method for method in methods if method.name == self.name), None)
+        if method is None:
+            raise PluginError(f"METHODS of {self.module} has no method {self.name!r}")
+        if method.report_sections is not None:
+            raise PluginError(f"give report_sections of {self.name!r} to its DeferredMethod, not to its EditMethod")
+        return dataclasses.replace(method, report_sections=self.report_sections)
+
+
 class _Named(Protocol):
     @property
     def name(self) -> str: ...
@@ -162,7 +199,8 @@ class Registry(Generic[Entry]):
 
     def __init__(self, kind: str, entry_class: type = object) -> None:
         self.kind, self.entry_class = kind, entry_class
-        self._entries: dict[str, tuple[Entry, str]] = {}
+        self._entries: dict[str, tuple[Callable[[], Entry | None], str]] = {}
+        self._loading = threading.RLock()
 
     def add(self, entry: Entry, plugin: str) -> None:
         """Register an entry.
@@ -175,17 +213,34 @@ class Registry(Generic[Entry]):
             raise PluginError(
                 f"plugin {plugin!r} registers {entry!r}, which is not an instance of {self.entry_class.__name__}"
             )
-        if entry.name in self._entries:
-            other_plugin = self._entries[entry.name][1]
+        self._add(entry.name, lambda: entry, plugin)
+
+    def add_deferred(self, name: str, load: Callable[[], Entry | None], plugin: str) -> None:
+        """Register an entry that is loaded when it is first used.
+
+        Args:
+            name: the entry's name.
+            load: returns the entry; None if it can't be used, and the user has been warned. Then the entry is removed.
+            plugin: the plugin's name.
+
+        Raises:
+            DuplicateNameError: the name is already registered; the message names both plugins.
+        """
+        self._add(name, functools.cache(load), plugin)
+
+    def _add(self, name: str, load: Callable[[], Entry | None], plugin: str) -> None:
+        """Register an entry by the function that returns it."""
+        if name in self._entries:
+            other_plugin = self._entries[name][1]
             raise DuplicateNameError(
-                f"{self.kind} {entry.name!r} is registered twice: by plugin {other_plugin!r} and by plugin "
+                f"{self.kind} {name!r} is registered twice: by plugin {other_plugin!r} and by plugin "
                 f"{plugin!r}. Rename one of them or uninstall one of the two plugins."
             )
-        self._entries[entry.name] = (entry, plugin)
+        self._entries[name] = (load, plugin)
 
     def discard(self, plugin: str) -> None:
         """Remove all entries of a plugin."""
-        self._entries = {name: (entry, origin) for name, (entry, origin) in self._entries.items() if origin != plugin}
+        self._entries = {name: (load, origin) for name, (load, origin) in self._entries.items() if origin != plugin}
 
     def get(self, name: str) -> Entry:
         """Return the entry of that name.
@@ -193,20 +248,35 @@ class Registry(Generic[Entry]):
         Raises:
             PluginError: there is none; the message lists the registered names.
         """
-        if name not in self._entries:
+        entry = self._loaded(name)
+        if entry is None:
             raise PluginError(
                 f"no {self.kind} is called {name!r}.{did_you_mean(name, self._entries)} "
                 f"Known: {', '.join(sorted(self._entries)) or 'none'}."
             )
-        return self._entries[name][0]
+        return entry
+
+    def _loaded(self, name: str) -> Entry | None:
+        """Return the entry of that name; None if there is none, or it can't be used."""
+        with self._loading:  # threads must get the same object
+            if name not in self._entries:
+                return None
+            entry = self._entries[name][0]()
+            if entry is None:
+                self._entries.pop(name, None)
+            return entry
+
+    def names(self) -> list[str]:
+        """Return the names of the entries in the order of their registration. No deferred entry is loaded."""
+        return list(self._entries)
 
     def origin(self, name: str) -> str:
         """Return the name of the plugin that registered an entry."""
         return self._entries[name][1]
 
     def __iter__(self) -> Iterator[Entry]:
-        """Iterate over the entries in the order of their registration."""
-        return (entry for entry, _ in self._entries.values())
+        """Iterate over the entries in the order of their registration. Deferred entries are loaded."""
+        return (entry for name in self.names() if (entry := self._loaded(name)) is not None)
 
     def __contains__(self, name: object) -> bool:
         """Return whether an entry of that name is registered."""

@@ -85,7 +85,7 @@ class FakeEntryPoint:
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plugins]:
     """Return a function that loads plugins as a new process with these entry points does."""
-    get_plugins()  # imports torch and transformers, which read entry points of other groups
+    list(get_plugins().methods)  # imports torch and transformers, which read entry points of other groups
 
     def load_with(**entry_points: Any) -> Plugins:
         def find(*, group: str) -> list[FakeEntryPoint]:

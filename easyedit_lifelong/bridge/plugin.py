@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from easyedit_lifelong.bridge import easyedit_covariance
 from easyedit_lifelong.bridge.easyedit_loaders import read_counterfact, read_zsre
 from easyedit_lifelong.bridge.easyedit_location import find_easyedit
 from easyedit_lifelong.hookspecs import hookimpl
+from easyedit_lifelong.lazy_names import lazy_function
 from easyedit_lifelong.registry import CovarianceEngine, RecordLoader
 
 
@@ -21,4 +21,7 @@ def register_loaders(register: Callable[[RecordLoader], None]) -> None:
 @hookimpl
 def register_covariance_engines(register: Callable[[CovarianceEngine], None]) -> None:
     """Register the engine that uses EasyEdit's ``layer_stats``."""
-    register(CovarianceEngine("easyedit", easyedit_covariance.collect, easyedit_covariance.check, counts_tokens=False))
+    collect, check = (
+        lazy_function("easyedit_lifelong.bridge.easyedit_covariance", name) for name in ("collect", "check")
+    )
+    register(CovarianceEngine("easyedit", collect, check, counts_tokens=False))

@@ -117,7 +117,7 @@ def _file_values(name: str | None) -> Mapping[str, Any]:
         return {}
     path = find_hparams(name)
     values = read_hparams_file(path)
-    if values.get("alg_name") in {method.name for method in get_plugins().methods}:
+    if values.get("alg_name") in get_plugins().methods.names():
         return load_hparams(path).to_dict()
     template = values.get("rewrite_module_tmp")
     if template is not None and (not isinstance(template, str) or template.count("{}") != 1):

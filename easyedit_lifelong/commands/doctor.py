@@ -136,7 +136,7 @@ def _registration() -> Finding:
     if bridge.find_easyedit() is None:
         return Finding("registration", False, "EasyEdit isn't installed")
     bridge.base_editor()
-    return Finding("registration", True, ", ".join(method.name for method in get_plugins().methods) + " in BaseEditor")
+    return Finding("registration", True, ", ".join(get_plugins().methods.names()) + " in BaseEditor")
 
 
 def _demo_model() -> Finding:

@@ -94,11 +94,12 @@ def check_name(names: MethodNames) -> None:
             f"{names.method!r} can't be the name of a method: a name begins with a letter and has letters, digits and "
             "single hyphens, such as MyEdit or My-Edit."
         )
-    plugins = get_plugins()
-    for method in plugins.methods:
-        if method.name.lower() == names.method.lower():
-            origin = plugins.methods.origin(method.name)
-            raise RunError(f"{names.method}: {origin} has registered a method {method.name}. Choose another name.")
+    methods = get_plugins().methods
+    for name in methods.names():
+        if name.lower() == names.method.lower():
+            raise RunError(
+                f"{names.method}: {methods.origin(name)} has registered a method {name}. Choose another name."
+            )
     if importlib.util.find_spec(names.package) is not None:
         raise RunError(f"{names.method}: a package {names.package} is installed. Choose another name.")
 

@@ -12,9 +12,9 @@ from easyedit_lifelong.reporting.progress import edit_progress
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.execute import execute
 from easyedit_lifelong.runs.experiment import Experiment
-from easyedit_lifelong.runs.harness_results import LM_EVAL
 from easyedit_lifelong.runs.inputs import read_inputs
 from easyedit_lifelong.runs.plan import make_plan
+from easyedit_lifelong.runs.run_folder import LM_EVAL
 from easyedit_lifelong.runs.state import RunResult
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.edits.edits_folder import MANY_VERSION, lock_edits, read_index, translate_write_errors
-from easyedit_lifelong.edits.step_files import digest_of_step, read_steps, step_count, step_file, write_step
+from easyedit_lifelong.edits.step_entries import digest_of_step, step_count, step_file
+from easyedit_lifelong.edits.step_files import read_steps, write_step
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.edit_stores import EditsPart, ExtendableEditStore, are_many
 from easyedit_lifelong.plugins import get_plugins

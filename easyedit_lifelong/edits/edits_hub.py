@@ -25,10 +25,9 @@ from easyedit_lifelong.edits.edits_folder import (
     MANY_VERSION,
     TENSORS,
     check_empty,
-    read_folder,
-    tensors_file,
 )
 from easyedit_lifelong.edits.folder_parts import read_description, read_edits, write_edits
+from easyedit_lifelong.edits.folder_tensors import read_folder, tensors_file
 from easyedit_lifelong.errors import HubError, RunError
 from easyedit_lifelong.paths import expanded_path
 

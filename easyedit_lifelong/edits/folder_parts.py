@@ -17,15 +17,16 @@ from easyedit_lifelong.edits.edits_folder import (
     MANY_VERSION,
     STEPS_VERSION,
     lock_edits,
-    read_folder,
     read_index,
-    write_folder,
 )
+from easyedit_lifelong.edits.folder_tensors import read_folder, write_folder
 from easyedit_lifelong.edits.record_columns import read_records, record_columns
-from easyedit_lifelong.edits.step_files import read_steps, step_count, step_entries, step_file
+from easyedit_lifelong.edits.step_entries import step_count, step_entries, step_file
+from easyedit_lifelong.edits.step_files import read_steps
+from easyedit_lifelong.edits.step_states import read_old_state
 from easyedit_lifelong.errors import PluginError, RunError
 from easyedit_lifelong.methods.base import EditMethod
-from easyedit_lifelong.methods.edit_stores import AppendableEditStore, EditsPart, OldState, OldStateReader, are_many
+from easyedit_lifelong.methods.edit_stores import AppendableEditStore, EditsPart, are_many
 from easyedit_lifelong.methods.shared.editors import base_fingerprint
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.plugins import get_plugins
@@ -95,22 +96,9 @@ def read_description(folder: Path) -> dict[str, Any]:
         parts = [{**entry, "edits": part.edits} for entry, (_, part) in zip(index["parts"], saved.parts, strict=True)]
         return {**index, "parts": parts}
     if index["format_version"] == STEPS_VERSION:
-        edits = [edit for entry in step_entries(folder) for edit in entry["edits"]]
+        edits = [edit for entry in step_entries(folder) for edit in entry.edits]
         index["parts"] = [{**part, "edits": edits} for part in index["parts"]]
     return index
-
-
-def read_step_states(folder: Path) -> list[tuple[list[dict[str, Any]], dict[str, Any]]]:
-    """Return the records of the edits and the method's state of each step in a state folder; tensors are not read.
-
-    Raises:
-        RunError: a file in the folder can't be read.
-    """
-    if not (folder / INDEX).exists() and (method_and_state := _read_old_state(folder, tensors=False)) is not None:
-        _, old = method_and_state
-        if old.steps:
-            return [(list(part.edits), part.state) for part in old.steps]
-    return [(entry["edits"], entry["state"]) for entry in step_entries(folder)]
 
 
 def _split_into_parts(path: Path, index: dict[str, Any], tensors: dict[str, Tensor]) -> list[tuple[str, EditsPart]]:
@@ -158,7 +146,7 @@ def _join_steps(folder: Path, method: str, hparams: dict[str, Any]) -> tuple[str
 
 def _read_old_edits(folder: Path) -> SavedEdits | None:
     """Return the edits of a state folder that version 0.1 wrote; None if the folder is not one."""
-    method_and_state = _read_old_state(folder)
+    method_and_state = read_old_state(folder)
     if method_and_state is None:
         return None
     method, old = method_and_state
@@ -167,16 +155,6 @@ def _read_old_edits(folder: Path) -> SavedEdits | None:
     parts = [(method, store.join(old.steps, str(old.path)))] if old.steps else []
     index = {"format_version": 0, "saved": "", "versions": {}}
     return SavedEdits(old.path, index, old.model, old.fingerprint, parts)
-
-
-def _read_old_state(folder: Path, *, tensors: bool = True) -> tuple[str, OldState] | None:
-    """Return the method's name and the content of a state folder that version 0.1 wrote; None if it is not one."""
-    for method in get_plugins().methods:
-        if isinstance(method.edits, OldStateReader):
-            old = method.edits.read_old_state(folder, tensors=tensors)
-            if old is not None:
-                return method.name, old
-    return None
 
 
 def method_of(name: str, where: object) -> EditMethod:
@@ -270,5 +248,5 @@ def check_not_a_state(folder: Path) -> None:
     Raises:
         RunError: it is a state folder.
     """
-    if step_count(folder) or (not (folder / INDEX).exists() and _read_old_state(folder, tensors=False) is not None):
+    if step_count(folder) or (not (folder / INDEX).exists() and read_old_state(folder, tensors=False) is not None):
         raise RunError(f"{folder}: is the state of a run, which needs its edits to be resumed; name another folder")

@@ -15,7 +15,8 @@ from typing import Any
 
 from easyedit_lifelong.edits.edits_folder import INDEX, STEPS_VERSION, read_index, translate_write_errors, write_index
 from easyedit_lifelong.edits.folder_parts import provenance
-from easyedit_lifelong.edits.step_files import read_steps, step_count, step_file, write_step
+from easyedit_lifelong.edits.step_entries import step_count, step_file
+from easyedit_lifelong.edits.step_files import read_steps, write_step
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.edit_stores import AppendableEditStore, EditsPart, OldStateReader
 from easyedit_lifelong.models.fingerprint import model_fingerprint

@@ -1,4 +1,4 @@
-"""The step files of a state folder: one file for each step, written once and never changed.
+"""Write and read the step files of a state folder: one file for each step, written once and never changed.
 
 Every file holds a digest of its content and of all files before it. So a damaged, missing or foreign file is detected.
 Nothing is pickled.
@@ -8,54 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from easyedit_lifelong.atomic import atomic_file
-from easyedit_lifelong.edits.edits_folder import check_finite
+from easyedit_lifelong.edits.folder_tensors import check_finite
+from easyedit_lifelong.edits.step_entries import STEP, damaged_state, open_step, step_count, step_file
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.edit_stores import EditsPart
-from easyedit_lifelong.methods.shared.records import EditRecord
-from easyedit_lifelong.parsing import parse_json
 from easyedit_lifelong.plurals import counted
-
-STEP = "step"
-"""How the names of a state folder's step files begin."""
-
-
-@dataclass(frozen=True)
-class _StepFile:
-    """The content of a step's file.
-
-    Attributes:
-        entry: the records of the edits (``edits``) and the method's state (``state``).
-        text: the JSON text of the entry.
-        digest: the chained digest that the file holds.
-        tensors: the tensors by name.
-    """
-
-    entry: dict[str, Any]
-    text: str
-    digest: str
-    tensors: dict[str, Tensor]
-
-
-def step_file(folder: Path, number: int, stem: str = STEP) -> Path:
-    """Return the path of a step's file, whose name begins with ``stem``; steps are counted from 1."""
-    return folder / f"{stem}-{number:06d}.safetensors"
-
-
-def step_count(folder: Path, stem: str = STEP) -> int:
-    """Return the number of the last step file in a folder; files before it can be missing."""
-    names = [path.stem.removeprefix(f"{stem}-") for path in folder.glob(f"{stem}-*.safetensors")]
-    return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def write_step(path: Path, part: EditsPart, before: str) -> str:
@@ -110,34 +76,17 @@ def read_steps(
         if is_complete:
             return steps, digest
         path = step_file(folder, len(steps) + 1, stem)
-        step = _read(path)
-        digest = chained_digest(digest, step.text, step.tensors)
+        with open_step(path, "pt") as (step, file):
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            check_finite(tensors)
+        digest = chained_digest(digest, step.text, tensors)
         if step.digest != digest:
-            raise RunError(f"{path}: has been changed, or doesn't follow the step before it. {_damaged(path)}")
-        part = EditsPart(hparams, step.entry["edits"], step.entry["state"], step.tensors)
+            raise RunError(f"{path}: has been changed, or doesn't follow the step before it. {damaged_state(path)}")
+        part = EditsPart(hparams, step.edits, step.state, tensors)
         if case_ids is not None:
             _check_cases(path, [edit["case_id"] for edit in part.edits], case_ids[n_edits:], n_edits)
         n_edits += len(part.edits)
         steps.append(part)
-
-
-def step_entries(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the entry of each step's file (``edits``, ``state``); tensors are not read.
-
-    Raises:
-        RunError: a file cannot be read.
-    """
-    for number in range(1, step_count(folder) + 1):
-        yield _read(step_file(folder, number), with_tensors=False).entry
-
-
-def digest_of_step(path: Path) -> str:
-    """Return the chained digest that a step's file holds; its content is not checked.
-
-    Raises:
-        RunError: the file cannot be read.
-    """
-    return _read(path, with_tensors=False).digest
 
 
 def chained_digest(before: str, entry: str, tensors: Mapping[str, Tensor]) -> str:
@@ -148,31 +97,6 @@ def chained_digest(before: str, entry: str, tensors: Mapping[str, Tensor]) -> st
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _read(path: Path, *, with_tensors: bool = True) -> _StepFile:
-    """Read a step's file.
-
-    Args:
-        path: the file.
-        with_tensors: whether to read the tensors, too.
-
-    Raises:
-        RunError: the file cannot be read.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            text, digest = (file.metadata() or {})["step"], file.metadata()["digest"]
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118
-        check_finite(tensors)
-        entry = parse_json(text)
-        if not isinstance(entry["state"], dict) or not entry["edits"]:
-            raise ValueError("it holds no edits, or its state is not a mapping")
-        for edit in entry["edits"]:
-            EditRecord.from_dict(edit, path)
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
-        raise RunError(f"{path}: can't be read: {error}. {_damaged(path)}") from error
-    return _StepFile(entry, text, digest, tensors)
 
 
 def _check_cases(path: Path, case_ids: Sequence[Any], expected: Sequence[int | str], before: int) -> None:
@@ -198,8 +122,3 @@ def _check_cases(path: Path, case_ids: Sequence[Any], expected: Sequence[int | s
                 f"{path}: is the edit of case {case_id}, but edit {before + number + 1} of the run's journal is that "
                 f"of case {expected[number]}. The state belongs to another run."
             )
-
-
-def _damaged(path: Path) -> str:
-    """Return the last sentence of a message about a step's file that can't be used."""
-    return f"The state in {path.parent} is incomplete or damaged."

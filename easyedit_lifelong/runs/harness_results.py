@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from easyedit_lifelong.evaluation.harness import HarnessScores, HarnessTasks, evaluate_tasks
-from easyedit_lifelong.runs.run_folder import RunFolder
+from easyedit_lifelong.runs.run_folder import LM_EVAL, RunFolder
 from easyedit_lifelong.runs.run_lines import Check, read_lines
 
 BEFORE, AFTER = "before", "after"
-LM_EVAL = "lm_eval"
-"""The key of the results in ``summary.json``."""
 HARNESS_FILE = "lm_eval.jsonl"
 
 

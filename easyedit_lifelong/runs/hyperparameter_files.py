@@ -56,7 +56,7 @@ def find_method(hparams: Any) -> EditMethod:
 
 def registered_name(name: str) -> str:
     """Return the name of the registered method that equals a name without regard to case, or the name itself."""
-    names = {method.name.casefold(): method.name for method in get_plugins().methods}
+    names = {method.casefold(): method for method in get_plugins().methods.names()}
     return names.get(name.casefold(), name)
 
 
@@ -70,7 +70,7 @@ def check_method_name(name: str, setting: str = "--method") -> None:
     Raises:
         PluginError: there is no such method.
     """
-    known = [method.name for method in get_plugins().methods]
+    known = get_plugins().methods.names()
     if name in known:
         return
     try:

@@ -30,6 +30,8 @@ SCHEMA_VERSION = 2
 CONFIG, JOURNAL, METRICS_FILE, SUMMARY = "config.yaml", "journal.jsonl", "metrics.jsonl", "summary.json"
 STATE = "state"
 GENERATIONS = "generations.jsonl"
+LM_EVAL = "lm_eval"
+"""The key of the scores of lm-evaluation-harness in ``summary.json``."""
 
 
 def check_free(

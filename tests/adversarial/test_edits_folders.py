@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from easyedit_lifelong import atomic, inspect_edits, load_edits, save_edits
-from easyedit_lifelong.edits import edits_folder
-from easyedit_lifelong.edits.edits_folder import INDEX, read_folder, write_folder
+from easyedit_lifelong.edits import folder_tensors
+from easyedit_lifelong.edits.edits_folder import INDEX
+from easyedit_lifelong.edits.folder_tensors import read_folder, write_folder
 from easyedit_lifelong.edits.remove import rollback_folder
 from easyedit_lifelong.errors import LifelongError, RunError
 from tests.support import subject_edits, thoroughness
@@ -32,7 +33,7 @@ EXAMPLES = 400 if thoroughness.full else 10
 def _no_flushing() -> Iterator[None]:
     """Flushing thousands of small files to disk would take most of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (atomic, edits_folder):
+        for module in (atomic, folder_tensors):
             patch.setattr(module, "fsync_path", lambda path: None)
         yield
 

@@ -19,8 +19,9 @@ import torch
 from easyedit_lifelong import merge_edits, save_edits
 from easyedit_lifelong.commands import edit
 from easyedit_lifelong.edits import edits_folder
-from easyedit_lifelong.edits.edits_folder import INDEX, lock_edits, write_folder
+from easyedit_lifelong.edits.edits_folder import INDEX, lock_edits
 from easyedit_lifelong.edits.folder_parts import read_edits
+from easyedit_lifelong.edits.folder_tensors import read_folder, write_folder
 from easyedit_lifelong.edits.remove import rollback_folder
 from easyedit_lifelong.errors import RunError
 from tests.support import thoroughness
@@ -96,7 +97,7 @@ def test_a_reader_sees_complete_edits_while_others_write(tmp_path: Path) -> None
     def read() -> int:
         reads = 0
         while not written.is_set():
-            index, tensors = edits_folder.read_folder(tmp_path)
+            index, tensors = read_folder(tmp_path)
             assert bool((tensors["a"] == index["writer"]).all())
             reads += 1
         return reads

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
+from easyedit_lifelong import EditRecord, EditRequest, EditsPart
+from easyedit_lifelong.edits.edits_folder import STEPS_VERSION, write_index
+from easyedit_lifelong.edits.step_entries import step_file
+from easyedit_lifelong.edits.step_files import write_step
 from tests.support.format_1 import FOLDER
 from tests.support.report_runs import write_run
 
@@ -44,16 +51,33 @@ def test_help_completion_and_wrong_usage_import_nothing_slow() -> None:
 
 
 def test_commands_that_only_read_import_no_code_of_models(tmp_path: Path) -> None:
+    lines = [f"assert main({['report', str(write_run(tmp_path / 'run'))]}) == 0", "show()"]
+    assert imported_by("\n".join(lines)) == [{"matplotlib", "numpy"}]
     lines = []
-    for words in (
-        ["inspect", str(FOLDER / "GRACE")],
-        ["plugins", "--methods"],
-        ["report", str(write_run(tmp_path / "run"))],
-    ):
+    for words in (["inspect", str(FOLDER / "GRACE")], ["plugins", "--methods"]):
         lines += [f"assert main({words}) == 0", "show()"]
-    *tables, report = imported_by("\n".join(lines))
+    tables = imported_by("\n".join(lines))
     assert len(tables) == 2
     for imported in tables:
         assert not imported & {*OF_MODELS, "easyeditor", "matplotlib"}
-    assert "matplotlib" in report
-    assert not report & {*OF_MODELS, "easyeditor"}
+
+
+def test_reports_of_runs_with_saved_edits_import_no_torch(tmp_path: Path) -> None:
+    """They read the steps of ``state/``, and show the sections that the methods add."""
+    lines, pages = [], {"GRACE": "Codebook growth", "CoachHook": "α by batch"}
+    for method in pages:
+        state = write_run(tmp_path / method, method=method) / "state"
+        shutil.rmtree(state, ignore_errors=True)
+        state.mkdir()
+        write_index(state, STEPS_VERSION, {"model": {}, "parts": []})
+        record = EditRecord.of(EditRequest(0, "the capital of France is", "Rome")).to_dict()
+        batch = {"edits": 1, "alphas": {"model.layers.3": 1.5}}
+        write_step(step_file(state, 1), EditsPart({}, [record], {"batches": [batch]}, {"key": torch.zeros(2)}), "")
+    folders = [str(tmp_path / method) for method in pages]
+    for words in ([folders[0]], [folders[1]], [*folders, "--out", str(tmp_path / "both")]):
+        lines += [f"assert main({['report', *words]}) == 0", "show()"]
+    assert imported_by("\n".join(lines)) == [{"matplotlib", "numpy"}] * 3
+    for method, title in pages.items():
+        page = (tmp_path / method / "report" / "report.html").read_text(encoding="utf-8")
+        assert title in page
+        assert "can't be read" not in page

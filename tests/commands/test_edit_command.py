@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from easyedit_lifelong.commands.edit import replace_used_ids
-from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS, read_folder
+from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS
+from easyedit_lifelong.edits.folder_tensors import read_folder
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
 from tests.support.coachhook_edits import FACTS, requests_for
 from tests.support.edits_command_line import OTHER, PROMPT, SUBJECT, TARGET, EditsCommandLine, generated_by

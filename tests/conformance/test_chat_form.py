@@ -6,7 +6,7 @@ import pytest
 
 from easyedit_lifelong import in_chat_form, save_edits
 from easyedit_lifelong.data.request import as_requests
-from easyedit_lifelong.edits.edits_folder import read_folder
+from easyedit_lifelong.edits.folder_tensors import read_folder
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.evaluation.scorer import Scorer
 from tests.conformance.method_cases import CASES, REQUESTS, MethodCase

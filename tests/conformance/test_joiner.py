@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from easyedit_lifelong import save_edits
-from easyedit_lifelong.edits.edits_folder import read_folder
+from easyedit_lifelong.edits.folder_tensors import read_folder
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair
 from easyedit_lifelong.models.prompt_positions import prompt_lengths
 from tests.conformance.method_cases import CASES, REQUESTS, MethodCase

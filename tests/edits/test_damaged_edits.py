@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from easyedit_lifelong import atomic, load_edits, save_edits
-from easyedit_lifelong.edits import edits_folder
+from easyedit_lifelong.edits import edits_folder, folder_tensors
 from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS
 from easyedit_lifelong.errors import LifelongError, RunError
 from tests.support import subject_edits
@@ -213,8 +213,8 @@ def test_after_a_kill_while_saving_a_folder_holds_the_old_or_the_new_edits(
     for name, calls_left in zip(("all", "others"), steps, strict=False):  # noqa: B007
         with monkeypatch.context() as patched:
             patched.setattr(atomic, "fsync_path", killing(atomic.fsync_path))
-            patched.setattr(edits_folder, "fsync_path", killing(edits_folder.fsync_path))
-            patched.setattr(edits_folder.os, "replace", killing(edits_folder.os.replace))
+            patched.setattr(folder_tensors, "fsync_path", killing(folder_tensors.fsync_path))
+            patched.setattr(folder_tensors.os, "replace", killing(folder_tensors.os.replace))
             with contextlib.suppress(Killed):
                 save_edits(models[name], folder)
     loaded = build_model("llama")

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from easyedit_lifelong import inspect_edits, load_edits, rollback_folder
-from easyedit_lifelong.edits.folder_parts import read_step_states
+from easyedit_lifelong.edits.step_states import read_step_states
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.shared.editors import carries_edits
 from tests.fixtures import runs_0_1_0 as version_0_1_0

@@ -11,7 +11,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from easyedit_lifelong import load_edits, load_model
-from easyedit_lifelong.edits.edits_folder import read_folder
+from easyedit_lifelong.edits.folder_tensors import read_folder
 from easyedit_lifelong.evaluation.scorer import Scorer
 from tests.support.command_line import CommandLine
 

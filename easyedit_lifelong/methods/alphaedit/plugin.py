@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from easyedit_lifelong.hookspecs import hookimpl
-from easyedit_lifelong.methods.alphaedit.config import AlphaEditHyperParams
-from easyedit_lifelong.methods.alphaedit.editor import AlphaEditEditor, apply_alphaedit_to_model
-from easyedit_lifelong.methods.alphaedit.search import SEARCH_SPACE
-from easyedit_lifelong.methods.base import EditMethod
-from easyedit_lifelong.methods.locate_edit.weight_method import weight_method
+from easyedit_lifelong.registry import DeferredMethod
 
 
 @hookimpl
-def register_methods(register: Callable[[EditMethod], None]) -> None:
+def register_methods(register: Callable[[DeferredMethod], None]) -> None:
     """Register ``AlphaEdit``."""
-    shown_settings = (*AlphaEditHyperParams.NULL_SPACE_SETTINGS, *AlphaEditHyperParams.TARGET_SETTINGS)
-    register(
-        weight_method(AlphaEditEditor, apply_alphaedit_to_model, "AlphaEdit", shown_settings, search_space=SEARCH_SPACE)
-    )
+    register(DeferredMethod("AlphaEdit", "easyedit_lifelong.methods.alphaedit.method"))

@@ -5,41 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from easyedit_lifelong.hookspecs import hookimpl
-from easyedit_lifelong.methods.base import EditMethod
-from easyedit_lifelong.methods.coachhook.apply import apply_coachhook_to_model
-from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
-from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
-from easyedit_lifelong.methods.coachhook.explain import explain
 from easyedit_lifelong.methods.coachhook.report import report_sections
-from easyedit_lifelong.methods.coachhook.scope import study_scope
-from easyedit_lifelong.methods.coachhook.search import SEARCH_SPACE
-from easyedit_lifelong.methods.coachhook.store import CoachHookStore
-from easyedit_lifelong.methods.locate_edit.check import check_model, check_requests
-from easyedit_lifelong.methods.locate_edit.moments import second_moments
-from easyedit_lifelong.methods.weight_updates.store import batch_reasons
+from easyedit_lifelong.registry import DeferredMethod
 
 
 @hookimpl
-def register_methods(register: Callable[[EditMethod], None]) -> None:
+def register_methods(register: Callable[[DeferredMethod], None]) -> None:
     """Register CoachHook."""
-    store = CoachHookStore(CoachHookEditor, ("update", "alpha_z", "scope_score", "z_tokens", "wohk"))
-    register(
-        EditMethod(
-            "CoachHook",
-            CoachHookHyperParams,
-            apply_coachhook_to_model,
-            batchable=True,
-            check=check_model,
-            check_requests=check_requests,
-            prepare=second_moments,
-            edits=store,
-            remove_batches=store,
-            explain=explain,
-            describe=store.describe,
-            plain_weights=store.plain_weights,
-            report_sections=report_sections,
-            search_space=SEARCH_SPACE,
-            study_scope=study_scope,
-            reasons=batch_reasons("CoachHook"),
-        )
-    )
+    register(DeferredMethod("CoachHook", "easyedit_lifelong.methods.coachhook.method", report_sections=report_sections))

@@ -5,27 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from easyedit_lifelong.hookspecs import hookimpl
-from easyedit_lifelong.methods.base import EditMethod
-from easyedit_lifelong.methods.enn.editor import ENNEditor, apply_enn_to_model
-from easyedit_lifelong.methods.enn.network import EditableWeights
-from easyedit_lifelong.methods.enn.training import ENNTraining
-from easyedit_lifelong.methods.hypernetworks.editor import check_trained
-from easyedit_lifelong.methods.hypernetworks.trainer import HypernetworkTrainer
-from easyedit_lifelong.methods.weight_updates.batch_method import batch_method
-from easyedit_lifelong.methods.weight_updates.check import check_encodable
+from easyedit_lifelong.registry import DeferredMethod
 
 
 @hookimpl
-def register_methods(register: Callable[[EditMethod], None]) -> None:
+def register_methods(register: Callable[[DeferredMethod], None]) -> None:
     """Register ``ENN``."""
-    register(
-        batch_method(
-            ENNEditor,
-            apply_enn_to_model,
-            "ENN",
-            ("archive", "n_edit_steps"),
-            check=check_trained,
-            check_requests=check_encodable,
-            train=HypernetworkTrainer(EditableWeights, ENNTraining),
-        )
-    )
+    register(DeferredMethod("ENN", "easyedit_lifelong.methods.enn.method"))

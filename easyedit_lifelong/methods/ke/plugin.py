@@ -5,27 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from easyedit_lifelong.hookspecs import hookimpl
-from easyedit_lifelong.methods.base import EditMethod
-from easyedit_lifelong.methods.hypernetworks.editor import check_trained
-from easyedit_lifelong.methods.hypernetworks.trainer import HypernetworkTrainer
-from easyedit_lifelong.methods.ke.editor import KEEditor, apply_ke_to_model
-from easyedit_lifelong.methods.ke.network import KENetwork
-from easyedit_lifelong.methods.ke.training import KETraining
-from easyedit_lifelong.methods.weight_updates.batch_method import batch_method
-from easyedit_lifelong.methods.weight_updates.check import check_encodable
+from easyedit_lifelong.registry import DeferredMethod
 
 
 @hookimpl
-def register_methods(register: Callable[[EditMethod], None]) -> None:
+def register_methods(register: Callable[[DeferredMethod], None]) -> None:
     """Register ``KE``."""
-    register(
-        batch_method(
-            KEEditor,
-            apply_ke_to_model,
-            "KE",
-            ("archive", "max_scale"),
-            check=check_trained,
-            check_requests=check_encodable,
-            train=HypernetworkTrainer(KENetwork, KETraining),
-        )
-    )
+    register(DeferredMethod("KE", "easyedit_lifelong.methods.ke.method"))

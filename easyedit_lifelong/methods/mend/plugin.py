@@ -5,26 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from easyedit_lifelong.hookspecs import hookimpl
-from easyedit_lifelong.methods.base import EditMethod
-from easyedit_lifelong.methods.hypernetworks.editor import check_trained
-from easyedit_lifelong.methods.hypernetworks.trainer import HypernetworkTrainer
-from easyedit_lifelong.methods.mend.editor import MendEditor, apply_mend_to_model
-from easyedit_lifelong.methods.mend.network import MendNetwork
-from easyedit_lifelong.methods.weight_updates.batch_method import batch_method
-from easyedit_lifelong.methods.weight_updates.check import check_encodable
+from easyedit_lifelong.registry import DeferredMethod
 
 
 @hookimpl
-def register_methods(register: Callable[[EditMethod], None]) -> None:
+def register_methods(register: Callable[[DeferredMethod], None]) -> None:
     """Register ``MEND``."""
-    register(
-        batch_method(
-            MendEditor,
-            apply_mend_to_model,
-            "MEND",
-            ("archive", "rank"),
-            check=check_trained,
-            check_requests=check_encodable,
-            train=HypernetworkTrainer(MendNetwork),
-        )
-    )
+    register(DeferredMethod("MEND", "easyedit_lifelong.methods.mend.method"))

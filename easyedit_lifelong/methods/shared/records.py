@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError, RunError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _OPTIONAL = ("subject", "ground_truth")
 """Fields of a record that may be None."""

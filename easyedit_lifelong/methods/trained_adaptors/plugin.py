@@ -2,69 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
-from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.hookspecs import hookimpl
-from easyedit_lifelong.methods.base import EditMethod
-from easyedit_lifelong.methods.trained_adaptors.config import AdaptorHyperParams
-from easyedit_lifelong.methods.trained_adaptors.editor import EDITORS, AdaptorEditor, apply_adaptor_to_model
-from easyedit_lifelong.methods.trained_adaptors.explain import explain
-from easyedit_lifelong.methods.training.examples import encode_request
-from easyedit_lifelong.methods.weight_updates.check import check_block_projections
-from easyedit_lifelong.methods.weight_updates.store import BatchStore, batch_reasons
-from easyedit_lifelong.models.load import context_length
-
-_SHOWN_SETTINGS = {"Defer-native": ("edit_lr", "n_iter", "threshold"), "Memory": ("edit_lr", "n_iter", "nkeys")}
-"""The hyperparameters that ``inspect`` shows, by method."""
+from easyedit_lifelong.registry import DeferredMethod
 
 
 @hookimpl
-def register_methods(register: Callable[[EditMethod], None]) -> None:
+def register_methods(register: Callable[[DeferredMethod], None]) -> None:
     """Register ``Defer-native`` and ``Memory``."""
-    for editor_class in EDITORS:
-        register(_method(editor_class))
-
-
-def check_model(model: Any, tokenizer: Any, hparams: AdaptorHyperParams) -> None:
-    """Check that the model is a causal language model with the projection that the hyperparameters name.
-
-    Raises:
-        ModelError: it is not.
-    """
-    check_block_projections(model, hparams, "inner_params")
-
-
-def check_requests(model: Any, tokenizer: Any, hparams: AdaptorHyperParams, requests: Sequence[EditRequest]) -> None:
-    """Check each request by itself.
-
-    Raises:
-        DataError: a request cannot be encoded, or is too long for the model.
-    """
-    for request in requests:
-        encode_request(tokenizer, request, hparams.eos, context_length(model))
-
-
-def _method(editor_class: type[AdaptorEditor]) -> EditMethod:
-    """Return the method of an editor class."""
-    name = editor_class.hparams_class.ALG_NAME
-    store = BatchStore(editor_class, _SHOWN_SETTINGS[name])
-    no_weights = (
-        f"{name}'s edits can't be put into plain weights: what replaces the output of the layer depends on the last "
-        "token of the prompt. Save these edits and put them on the model with load_edits."
-    )
-    return EditMethod(
-        name,
-        editor_class.hparams_class,
-        apply_adaptor_to_model,
-        batchable=True,
-        check=check_model,
-        check_requests=check_requests,
-        edits=store,
-        remove_batches=store,
-        describe=store.describe,
-        explain=functools.partial(explain, editor_class),
-        reasons=batch_reasons(name) | {"plain_weights": no_weights},
-    )
+    for name in ("Defer-native", "Memory"):
+        register(DeferredMethod(name, "easyedit_lifelong.methods.trained_adaptors.method"))

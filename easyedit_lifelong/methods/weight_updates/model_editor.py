@@ -100,8 +100,8 @@ class ModelEditor:
         Raises:
             EditError: another editor does.
         """
-        for method in get_plugins().methods:
-            for other in editors_on(self.model, method.name).values():
+        for method in get_plugins().methods.names():
+            for other in editors_on(self.model, method).values():
                 if other is self or not isinstance(other, ModelEditor):
                     continue
                 for path in self.weight_paths:

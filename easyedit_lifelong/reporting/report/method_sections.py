@@ -24,8 +24,7 @@ def method_sections(run: RunFiles) -> list[tuple[ReportSection, list[Plot]]]:
     The result is empty if the method isn't installed or has no sections. It is also empty if the method's code fails;
     then a note is added to the run.
     """
-    methods = get_plugins().methods
-    port = methods.get(run.method_name).report_sections if run.method_name in methods else None
+    port = get_plugins().report_sections(run.method_name)
     if port is None:
         return []
     try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.edits.folder_parts import read_step_states
+from easyedit_lifelong.edits.step_states import read_step_states
 from easyedit_lifelong.errors import LifelongError, RunError
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.methods.report_sections import RunRecord, is_number

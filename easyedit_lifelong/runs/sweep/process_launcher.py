@@ -15,12 +15,9 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from easyedit_lifelong.plugins import BUILT_IN
+from easyedit_lifelong.plugins import BUILT_IN, get_plugins
 from easyedit_lifelong.runs.sweep.launcher import POLL_SECONDS, CellEnd, Ends
 from easyedit_lifelong.runs.sweep.run_cell import CellJob, RunCell, open_log, outcome_of, run_cell
-
-_PRELOADED = ("transformers.models.auto.modeling_auto", *BUILT_IN, __name__)
-"""Modules that every cell needs. Where processes are forked from a server, it imports them once."""
 
 _SECONDS_TO_END = 5
 """How long a process that is to stop may take before it is killed."""
@@ -127,8 +124,15 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")  # Windows
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(_PRELOADED))
+    context.set_forkserver_preload(_preloaded())
     return context
+
+
+def _preloaded() -> list[str]:
+    """Return the modules that cells need, which the server imports once, with the methods of this package."""
+    plugins = get_plugins()
+    methods = {method.module for name, method in plugins.deferred.items() if plugins.methods.origin(name) in BUILT_IN}
+    return ["transformers.models.auto.modeling_auto", *BUILT_IN, *sorted(methods), __name__]
 
 
 def _work(run: RunCell, job: CellJob, threads: int, outcome: Connection) -> None:

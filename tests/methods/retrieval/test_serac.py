@@ -27,7 +27,7 @@ from easyedit_lifelong import (
 from easyedit_lifelong.methods.retrieval.auto_threshold import auto_threshold
 from easyedit_lifelong.methods.retrieval.editor import SERACEditor
 from easyedit_lifelong.methods.retrieval.embedding import Standardisation, StateEmbedder
-from easyedit_lifelong.methods.retrieval.plugin import check_model
+from easyedit_lifelong.methods.retrieval.method import check_model
 from easyedit_lifelong.methods.retrieval.scope_classifier import load_classifier
 from easyedit_lifelong.methods.shared.sample_sentences import Sentences
 from tests.conformance.method_cases import OTHER_PROMPTS, REQUESTS
