@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.models.context_prefix import check_layers, takes_positions
@@ -32,7 +33,7 @@ _PAD = 1
 
 def caches_all_tokens(model: Any) -> bool:
     """Return whether a model takes a cache and positions, and keeps keys and values of all tokens in every layer."""
-    if not isinstance(model, PreTrainedModel) or not takes_positions(model):
+    if not isinstance(model, transformers.PreTrainedModel) or not takes_positions(model):
         return False
     if "past_key_values" not in inspect.signature(model.forward).parameters:
         return False
