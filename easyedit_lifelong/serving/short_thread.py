@@ -8,9 +8,10 @@ cores. So the thread that loads a model must end before the engine's thread runs
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -19,7 +20,9 @@ Result = TypeVar("Result")
 def in_short_thread(function: Callable[[], Result]) -> Result:
     """Return the result of a function that runs in a new thread; an error of it is raised here.
 
-    A signal interrupts the wait, but not the function: the process must end then.
+    Raises:
+        KeyboardInterrupt: the user interrupted the process. It is raised in the thread, too, and here when that has
+            ended: a process that ends while a thread is inside torch is aborted.
     """
     result: Future[Result] = Future()
 
@@ -30,6 +33,12 @@ def in_short_thread(function: Callable[[], Result]) -> Result:
             result.set_exception(error)
 
     thread = threading.Thread(target=run, name="easyedit-lifelong-load", daemon=True)
-    thread.start()
-    thread.join()
+    try:
+        thread.start()
+        thread.join()
+    except KeyboardInterrupt:
+        interrupt = ctypes.py_object(KeyboardInterrupt)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), interrupt)
+        wait([result])
+        raise
     return result.result()

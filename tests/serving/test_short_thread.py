@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 
 import pytest
 
@@ -19,3 +22,21 @@ def test_the_result_and_errors_are_those_of_the_function_and_the_thread_has_ende
 
     with pytest.raises(ModelError, match="no such model"):
         in_short_thread(fail)
+
+
+def test_an_interrupt_ends_the_function_first() -> None:
+    ends: list[str] = []
+
+    def work() -> None:
+        limit = time.monotonic() + 30
+        try:
+            os.kill(os.getpid(), signal.SIGINT)  # which the main thread receives
+            while time.monotonic() < limit:
+                time.sleep(0.01)
+        except KeyboardInterrupt:
+            ends.append("function")
+            raise
+
+    with pytest.raises(KeyboardInterrupt):
+        in_short_thread(work)
+    assert ends == ["function"]
