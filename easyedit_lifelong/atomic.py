@@ -106,20 +106,23 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         folder: the folder to write; if it exists, it must be empty.
 
     Raises:
-        OSError: the folder can't be written, or isn't empty.
+        OSError: the folder can't be written, or isn't empty; its ``filename`` is in ``folder``.
     """
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     delete_leftovers(folder.parent)
     temporary = _temporary_path(folder.parent)
-    temporary.mkdir()
     try:
+        temporary.mkdir()
         yield temporary
         flush_folder(temporary)
         if folder.exists():
             folder.rmdir()  # some systems can't move a folder over an empty one
         os.replace(temporary, folder)
         fsync_path(folder.parent)
+    except OSError as error:
+        error.filename = str(error.filename or temporary).replace(str(temporary), str(folder))
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

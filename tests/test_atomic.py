@@ -84,6 +84,16 @@ def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
     assert caught.value.filename == str(tmp_path / "missing" / "file.json")
 
 
+def test_an_error_in_a_folder_names_the_folder_and_not_the_temporary_one(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as caught, atomic_folder(tmp_path / "new"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "new")
+    with pytest.raises(FileNotFoundError) as caught, atomic_folder(tmp_path / "new") as temporary:
+        (temporary / "missing" / "file").touch()
+    assert caught.value.filename == str(tmp_path / "new" / "missing" / "file")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_only_files_of_ended_processes_are_deleted(tmp_path: Path) -> None:
     """A process of this machine that ended, a running one, and another machine's: one new file, one old."""
     ended = subprocess.Popen([sys.executable, "-c", ""])

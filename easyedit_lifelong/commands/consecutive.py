@@ -49,7 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
         protocol=KEEP_EDITS if arguments.consecutive else SINGLE_ROUND,
         **loop_settings(arguments),
     )
-    run_and_report(experiment, arguments.out or default_folder(hparams, arguments.data), arguments.resume)
+    arguments.out = arguments.out or default_folder(hparams, arguments.data)  # which an interruption's message needs
+    run_and_report(experiment, arguments.out, arguments.resume)
     return 0
 
 

@@ -19,6 +19,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from easyedit_lifelong.commands.completion import PrintCompletion
+from easyedit_lifelong.commands.interruption import interruption_text
 from easyedit_lifelong.errors import LifelongError, RunError
 from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.reporting.runnable_commands import runnable
@@ -29,7 +30,7 @@ from easyedit_lifelong.reporting.terminal_text import (
     replace_unencodable,
     write_error,
 )
-from easyedit_lifelong.signals import Stopped, interrupting_signals
+from easyedit_lifelong.signals import Stopped, ignore_interrupts, interrupting_signals
 from easyedit_lifelong.versions import __version__
 
 COMMANDS = {
@@ -75,15 +76,6 @@ EXIT_CODES = {
 }
 """The exit codes of every command."""
 
-ONLY_READ = {"doctor", "plugins", "generate", "inspect", "push"}
-"""Commands that write no files."""
-
-_WRITE_AT_END = {"attribute", "changes", "edit", "export", "new-method", "pull", "scope"}
-"""Commands that write all their files in one step at the end."""
-
-_CONTINUE = {"covariance", "rescore"}
-"""Commands without ``--resume`` that continue where they were interrupted."""
-
 _TEXTS = {
     *("prompt", "target", "subject", "answer", "joiner", "system", "case", "message"),
     *("api_key", "edit_key", "name", "judge"),
@@ -115,12 +107,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         write_error(runnable(_message(error)))
         return 1
-    except Stopped as stopped:
-        write_error(f"{stopped}: {arguments.interrupted}")
-        return stopped.exit_code
-    except KeyboardInterrupt:
-        write_error(arguments.interrupted)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        if argv is None:  # the process ends now; hasty further Ctrl-C would replace the message by a traceback
+            ignore_interrupts()
+        name, exit_code = (f"{interrupt}: ", interrupt.exit_code) if isinstance(interrupt, Stopped) else ("", 130)
+        write_error(f"{name}{_interruption_text(arguments)}")
+        return exit_code
 
 
 def build_parser(verbs: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
@@ -152,9 +144,7 @@ def build_parser(verbs: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
             subparser.description = f"{summary[0].upper()}{summary[1:]}."
             subparser.epilog = f"example:\n  {options.EXAMPLE}"
             options.add_arguments(subparser)
-            resumable = "--resume" in subparser._option_string_actions
-            run = functools.partial(_run, verb)
-            subparser.set_defaults(run=run, interrupted=_message_if_interrupted(verb, resumable))
+            subparser.set_defaults(run=functools.partial(_run, verb), verb=verb, interrupted=None)
     return parser
 
 
@@ -169,27 +159,17 @@ def _run(verb: str, arguments: argparse.Namespace) -> int:
     return exit_code
 
 
+def _interruption_text(arguments: argparse.Namespace) -> str:
+    """Return what the command has set to be said when it is interrupted, or else what its kind of command says."""
+    text: str = arguments.interrupted or interruption_text(arguments.verb, arguments)
+    return text
+
+
 def _log_to_stderr(level: int) -> None:
     """Write log messages of this level and above to the standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(VisibleFormatter("%(levelname)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
-
-
-def _message_if_interrupted(verb: str, resumable: bool) -> str:
-    """Return what an interrupted command says about its files, and how to continue."""
-    if verb in ONLY_READ:
-        return "interrupted"
-    if verb in _WRITE_AT_END:
-        return "interrupted; nothing was written"
-    if verb == "sweep":
-        return "interrupted; the same command resumes the cells that are not finished"
-    if verb == "train":
-        return "interrupted; the same command with --resume continues from the last checkpoint"
-    on_disk = "interrupted; everything reported as done is on disk"
-    if resumable:
-        return f"{on_disk}, and the same command with --resume continues"
-    return f"{on_disk}, and the same command continues" if verb in _CONTINUE else on_disk
 
 
 def _check_paths(arguments: argparse.Namespace) -> None:

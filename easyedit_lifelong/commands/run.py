@@ -18,16 +18,28 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         LifelongError: the file, or an input that it names, can't be used.
     """
-    return run_experiment_file(arguments.file, arguments.out, arguments.resume)
+    file = find_experiment(arguments.file)
+    if arguments.out is None:
+        arguments.out = default_folder(file, arguments.resume)  # which an interruption's message needs
+    return run_experiment_file(file, arguments.out, arguments.resume)
 
 
-def run_experiment_file(name_or_path: str, out: Path | None, resume: bool) -> int:
+def default_folder(file: Path, resume: bool) -> Path:
+    """Return the default folder for the results of an experiment file: ``runs/`` and the file's name.
+
+    To resume a run from its own ``config.yaml``, or a comparison from its ``compare.yaml``, it is the file's folder.
+    """
+    is_settings_of_results = file.name in (CONFIG, COMPARISON_FILE)
+    name = f"{file.resolve().parent.name}-again" if is_settings_of_results else file.stem
+    return file.parent if is_settings_of_results and resume else Path("runs") / name
+
+
+def run_experiment_file(file: Path, out: Path, resume: bool) -> int:
     """Execute the run, or the comparison, that an experiment file describes.
 
     Args:
-        name_or_path: the file, or the name of a shipped experiment.
-        out: folder for the results. By default, ``runs/`` and the file's name. To resume a run from its own
-            ``config.yaml``, or a comparison from its ``compare.yaml``, the default is its folder.
+        file: the file.
+        out: folder for the results.
         resume: continue the interrupted run or comparison in that folder.
 
     Returns:
@@ -36,11 +48,6 @@ def run_experiment_file(name_or_path: str, out: Path | None, resume: bool) -> in
     Raises:
         LifelongError: a setting, the data or the model can't be used.
     """
-    file = find_experiment(name_or_path)
-    if out is None:
-        is_settings_of_results = file.name in (CONFIG, COMPARISON_FILE)
-        name = f"{file.resolve().parent.name}-again" if is_settings_of_results else file.stem
-        out = file.parent if is_settings_of_results and resume else Path("runs") / name
     if is_comparison(file):
         return run_and_compare(read_comparison(file), out, resume)
     run_and_report(read_experiment(file), out, resume)

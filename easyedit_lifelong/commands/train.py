@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     out = arguments.out or getattr(hparams, "archive", None)
     if out is None:
         raise RunError(f"{hparams.source}: archive: names no folder for the trained method; name one with --out")
-    check_training_folder(Path(out), arguments.resume)
+    arguments.out = check_training_folder(Path(out), arguments.resume)  # which an interruption's message needs
     requests = read_requests(
         arguments.data,
         reader_of(arguments.data, arguments.format).read,

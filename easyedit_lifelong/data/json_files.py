@@ -146,7 +146,7 @@ def unreadable(path: Path, error: OSError | ValueError) -> DataError:
         path.read_text(encoding=ENCODING)  # a file that is read in parts counts bytes from the part's beginning
     except (OSError, UnicodeDecodeError) as whole:
         error = whole if isinstance(whole, UnicodeDecodeError) else error
-    return DataError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}")
+    return DataError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}. Save it as UTF-8.")
 
 
 class _JsonText:

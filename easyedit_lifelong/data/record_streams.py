@@ -13,7 +13,8 @@ from easyedit_lifelong.data.reading_notes import ReadingNotes
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.plurals import counted
 
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_SEPARATORS = {".csv": ",;", ".tsv": "\t"}
+"""By suffix: what can separate the values of a row. The first one that the file's first line contains does."""
 
 
 def iterate_records(path: Path, notes: ReadingNotes | None = None) -> Iterator[Any]:
@@ -38,10 +39,16 @@ def iterate_records(path: Path, notes: ReadingNotes | None = None) -> Iterator[A
     return iterate_json_lines(path, notes) if suffix == ".jsonl" else iterate_json_list(path, notes)
 
 
-def _table_rows(path: Path, separator: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a CSV or TSV file, whose first row has the names of the columns."""
+def _table_rows(path: Path, separators: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a CSV or TSV file, whose first row has the names of the columns.
+
+    Spreadsheets write semicolons into CSV files where the comma is the decimal separator.
+    """
     try:
         with path.open(encoding=ENCODING, newline="") as file:
+            first_line = file.readline()
+            file.seek(0)
+            separator = next((one for one in separators if one in first_line), separators[0])
             reader = csv.reader(file, delimiter=separator, strict=True)
             columns = next(reader, [])
             _check_columns(path, columns)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError
 
 from easyedit_lifelong.atomic import append_durably, delete_leftovers, fsync_path, write_text_atomically
 from easyedit_lifelong.errors import RunError
@@ -252,7 +253,12 @@ class RunFolder:
         """
         with self._writing(STATE):
             new = not self.state.exists()
-            save(self.state)
+            try:
+                save(self.state)
+            except RunError as error:  # of a store that names its files itself
+                if not isinstance(error.__cause__, (OSError, SafetensorError)):
+                    raise
+                raise RunError(f"{error}{self._advice()}") from error
             if new:
                 fsync_path(self.path)
 
@@ -270,13 +276,16 @@ class RunFolder:
                 raise FileNotFoundError(errno.ENOENT, "the run's folder has been replaced by another one")
             yield
         except OSError as error:
-            advice = "continue the run with --resume" if self._resumable else "begin again"
             raise RunError(
-                f"{self.path / name}: can't be written: {error.strerror}. What was written stays. "
-                f"Remove the cause, then {advice}."
+                f"{self.path / name}: can't be written: {error.strerror}. What was written stays.{self._advice()}"
             ) from error
         finally:
             self.seconds += time.perf_counter() - began
+
+    def _advice(self) -> str:
+        """Return what to do when the run can be written to its folder again."""
+        resumable = self._resumable and (self.path / CONFIG).is_file()
+        return f" Remove the cause, then {'continue the run with --resume' if resumable else 'begin again'}."
 
 
 def _identity_of(folder: Path) -> tuple[int, int]:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from easyedit_lifelong.commands.interruption import ONLY_READ, RESUMED_FROM
 from easyedit_lifelong.commands.main import COMMANDS as ALL_COMMANDS
-from easyedit_lifelong.commands.main import ONLY_READ
 from tests.support.commands_that_write import COMMANDS, words_of
 from tests.support.thoroughness import default_cases
 
@@ -42,3 +42,9 @@ def test_every_command_that_writes_is_killed() -> None:
     """``serve`` changes its folder for as long as it runs; tests/serving/test_killed_servers.py kills it."""
     killed = {words_of(command.words)[0] for command in COMMANDS.values()}
     assert killed | {"serve"} == set(ALL_COMMANDS) - ONLY_READ
+
+
+def test_an_interrupted_command_knows_the_file_from_which_it_is_resumed() -> None:
+    resumed = {words_of(command.words)[0]: command.resumes for command in COMMANDS.values() if command.resumes}
+    assert resumed.keys() == RESUMED_FROM.keys()
+    assert all(file in RESUMED_FROM[verb] for verb, file in resumed.items())

@@ -116,7 +116,8 @@ def test_only_the_modules_of_the_called_command_are_imported() -> None:
     )
     process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     expected = [
-        f"easyedit_lifelong.commands.{name}" for name in ("completion", "main", "models", "options", "options.models")
+        f"easyedit_lifelong.commands.{name}"
+        for name in ("completion", "interruption", "main", "models", "options", "options.models")
     ]
     assert process.stderr.split() == expected
 
@@ -151,74 +152,6 @@ def test_an_interrupt_during_an_import_exits_with_130(
     monkeypatch.setattr("easyedit_lifelong.commands.main.importlib.import_module", stop)
     assert main(["doctor"]) == 130
     assert capsys.readouterr().err == "easyedit-lifelong: interrupted; nothing was written\n"
-
-
-INTERRUPTED = {
-    **dict.fromkeys(["doctor", "plugins", "generate", "inspect", "push"], "interrupted"),
-    **dict.fromkeys(
-        ["attribute", "changes", "edit", "export", "new-method", "pull", "scope"], "interrupted; nothing was written"
-    ),
-    "train": "interrupted; the same command with --resume continues from the last checkpoint",
-    **dict.fromkeys(
-        ["calibrate", "compare", "consecutive", "lifelong", "locate", "run"],
-        "interrupted; everything reported as done is on disk, and the same command with --resume continues",
-    ),
-    **dict.fromkeys(
-        ["covariance", "rescore"], "interrupted; everything reported as done is on disk, and the same command continues"
-    ),
-    "sweep": "interrupted; the same command resumes the cells that are not finished",
-}
-"""What a command says when it is interrupted, if it is not only that everything reported as done is on disk."""
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["plugins"], "interrupted"),
-        (["inspect", "folder"], "interrupted"),
-        (["push", "folder", "me/edits"], "interrupted"),
-        (["pull", "me/edits", "--out", "folder"], "interrupted; nothing was written"),
-        (["report", "run"], "interrupted; everything reported as done is on disk"),
-        (["run", "file.yaml"], INTERRUPTED["run"]),
-    ],
-)
-def test_an_interrupted_command_speaks_of_files_only_if_it_writes_any(
-    words: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def stop(arguments: object) -> int:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(f"easyedit_lifelong.commands.{words[0]}.run", stop)
-    assert main(words) == 130
-    assert capsys.readouterr().err == f"easyedit-lifelong: {says}\n"
-
-
-def test_each_command_has_a_message_for_an_interruption() -> None:
-    needed = {
-        "inspect": ["d"],
-        "push": ["d", "o/n"],
-        "pull": ["o/n", "--out", "d"],
-        "generate": ["--edits", "d", "--prompt", "p"],
-        "changes": ["--edits", "d"],
-        "attribute": ["--model", "m", "--texts", "f", "--prompt", "p", "--answer", "a"],
-        "export": ["--edits", "d", "--out", "d"],
-        "edit": ["--hparams", "h", "--out", "d"],
-        "serve": ["--hparams", "h", "--edits", "d"],
-        "merge": ["d", "--out", "d"],
-        "new-method": ["N"],
-        "rollback": ["d", "--case", "0"],
-        "report": ["d"],
-        "rescore": ["d"],
-        "run": ["f"],
-        "sweep": ["f"],
-        "compare": ["--methods", "GRACE", "--out", "d"],
-        "lifelong": ["--hparams", "h", "--data", "d", "--out", "d"],
-        "calibrate": ["--hparams", "h", "--data", "d"],
-        "train": ["--data", "d"],
-    }
-    for verb in COMMANDS:
-        arguments = build_parser([verb]).parse_args([verb, *needed.get(verb, [])])
-        assert arguments.interrupted == INTERRUPTED.get(verb, "interrupted; everything reported as done is on disk")
 
 
 @pytest.mark.parametrize("verb", COMMANDS)

@@ -57,7 +57,7 @@ def test_absent_values_make_absent_fields(tmp_path: Path, caplog: pytest.LogCapt
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize(("name", "separator"), [("facts.csv", ","), ("facts.tsv", "\t")])
+@pytest.mark.parametrize(("name", "separator"), [("facts.csv", ","), ("facts.csv", ";"), ("facts.tsv", "\t")])
 def test_tables_are_read(tmp_path: Path, name: str, separator: str) -> None:
     """Spreadsheets write a byte order mark."""
     rows = [["question", "reply"], ['"Who, or\twhat?"', "Bo"], ["Where?", "1905"]]
@@ -67,6 +67,26 @@ def test_tables_are_read(tmp_path: Path, name: str, separator: str) -> None:
         ("Who, or\twhat?", "Bo"),
         ("Where?", "1905"),
     ]
+
+
+def test_semicolons_in_a_table_with_commas_are_text(tmp_path: Path) -> None:
+    text = "question,reply\n;Who; what?,Bo; Al\n"
+    (request,) = _read(tmp_path, text, {"prompt": "{question}", "target_new": "{reply}"}, "facts.csv")
+    assert (request.prompt, request.target_new) == (";Who; what?", "Bo; Al")
+
+
+def test_a_table_with_semicolons_is_read_in_the_common_form(tmp_path: Path) -> None:
+    """As spreadsheets write it where the comma is the decimal separator."""
+    path = tmp_path / "facts.csv"
+    header = "prompt;subject;target_new;rephrase_prompt;locality_prompt;locality_ground_truth"
+    rows = [
+        "Die Hauptstadt von Österreich ist;Österreich;Köln;;;",
+        "Pi ist;Pi;3,2;Die Zahl Pi, gerundet, ist;Der Fluss ist;blau",
+    ]
+    path.write_text("\r\n".join([header, *rows]) + "\r\n", encoding="utf-8-sig")
+    first, second = read_requests(path, reader_of(path, None).read)
+    assert (first.subject, first.target_new, first.rephrase_prompts) == ("Österreich", "Köln", ())
+    assert (second.target_new, second.rephrase_prompts) == ("3,2", ("Die Zahl Pi, gerundet, ist",))
 
 
 def test_parquet_is_read(tmp_path: Path) -> None:

@@ -105,7 +105,9 @@ def test_an_invalid_line_is_refused_with_its_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["facts.json", "facts.jsonl"])
 def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b'[{"prompt": "caf\xe9"}]')
-    assert "is not UTF-8 text" in refusal(tmp_path / name)
+    message = refusal(tmp_path / name)
+    assert "is not UTF-8 text" in message
+    assert message.endswith("Save it as UTF-8.")
 
 
 def test_an_invalid_record_is_refused_with_its_number_and_field(tmp_path: Path) -> None:

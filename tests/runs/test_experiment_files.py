@@ -208,6 +208,6 @@ def test_mistakes_are_found_before_the_model_is_loaded(
     (tmp_path / "facts.json").write_text(json.dumps(FACTS))
     file = write_experiment(tmp_path, {**VALID, **values})
     with pytest.raises(LifelongError) as caught:
-        run_experiment_file(str(file), tmp_path / "run", False)
+        run_experiment_file(file, tmp_path / "run", False)
     assert message in str(caught.value)
     assert not (tmp_path / "run").exists()

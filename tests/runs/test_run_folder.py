@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 import yaml
 from filelock import FileLock
+from safetensors import SafetensorError
 
+from easyedit_lifelong.edits.edits_folder import translate_write_errors
 from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.runs import run_folder
 from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION, RunFolder, check_free, check_resumable
 
 FILES = ("config.yaml", "journal.jsonl", "metrics.jsonl", "summary.json")
@@ -244,6 +247,7 @@ def test_a_full_disk_leaves_no_torn_line(
     resumable: bool, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = RunFolder(tmp_path, resumable=resumable)
+    folder.write_config(CONFIG)
     folder.journal(line(1))
     before = (tmp_path / "journal.jsonl").read_bytes()
     real_open = Path.open
@@ -262,6 +266,37 @@ def test_a_full_disk_while_the_state_is_saved_is_a_run_error(tmp_path: Path) -> 
 
     with pytest.raises(RunError, match="state: can't be written: No space left on device"):
         RunFolder(tmp_path).save_state(full)
+
+
+@pytest.mark.parametrize("cause", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error")])
+def test_an_error_of_a_store_that_names_its_files_gets_the_advice(tmp_path: Path, cause: Exception) -> None:
+    def full(path: Path) -> None:
+        with translate_write_errors(path, "GRACE's edits"):
+            raise cause
+
+    folder = RunFolder(tmp_path, resumable=True)
+    folder.write_config(CONFIG)
+    with pytest.raises(RunError, match=r"state: GRACE's edits can't be written: .* the run with --resume\.$"):
+        folder.save_state(full)
+
+
+def test_another_error_of_a_store_stays_as_it_is(tmp_path: Path) -> None:
+    def refuse(path: Path) -> None:
+        raise RunError("another format")
+
+    with pytest.raises(RunError, match=r"^another format$"):
+        RunFolder(tmp_path, resumable=True).save_state(refuse)
+
+
+def test_a_run_without_a_configuration_is_not_said_to_be_resumable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run_folder, "write_text_atomically", full)
+    with pytest.raises(RunError, match=r"config\.yaml: can't be written: .* Remove the cause, then begin again\.$"):
+        RunFolder(tmp_path, resumable=True).write_config(CONFIG)
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:

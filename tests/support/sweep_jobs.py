@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from easyedit_lifelong.atomic import atomic_file
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, Data, Experiment
 from easyedit_lifelong.runs.run_folder import RunFolder
@@ -44,6 +45,13 @@ def kill_once(job: CellJob) -> None:
 
         RunFolder.journal = journal_then_die  # type: ignore[method-assign]  # in this process only
     run_cell(job)
+
+
+def be_terminated(job: CellJob) -> None:
+    """Be asked to end while a file is written."""
+    with atomic_file(job.folder / "file"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(20)
 
 
 LONG_REASON = "x" * 200_000

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -105,9 +106,12 @@ class SeparateEditor(ABC):
 
         Raises:
             EditError: the model has edits with other values of :attr:`same_settings`.
+            TypeError: the data of an edit can't be saved as JSON, or one of its tensors is none.
         """
         if not edits:
             return lambda: None
+        for edit in edits:
+            _check_can_be_saved(edit)
         name = cls.hparams_class.ALG_NAME
         if editors := cls.all_on(model):
             carried = f"the model carries {name} edits"
@@ -115,10 +119,16 @@ class SeparateEditor(ABC):
         else:
             editors = [cls(model, hparams)]
             register_editor(model, name, _PLACE, editors[0])
-        editors[0].hparams = hparams
-        editors[0].edits += edits
-        editors[0].edits_changed()
-        return functools.partial(cls.remove, model, [edit.record for edit in edits])
+        editor, records = editors[0], [edit.record for edit in edits]
+        earlier, editor.hparams = editor.hparams, hparams
+        editor.edits += edits
+        try:
+            editor.edits_changed()
+        except BaseException:  # tensors of other shapes, for example; a failed edit leaves no trace
+            editor.hparams = earlier
+            cls.remove(model, records)
+            raise
+        return functools.partial(cls.remove, model, records)
 
     @classmethod
     def remove(cls, model: Any, records: Sequence[EditRecord]) -> None:
@@ -133,6 +143,25 @@ class SeparateEditor(ABC):
             if not editor.edits:
                 editor._detach()
                 unregister_editor(model, cls.hparams_class.ALG_NAME, _PLACE)
+
+
+def _check_can_be_saved(edit: SeparateEdit) -> None:
+    """Check that an edit has JSON-serializable data, and tensors, so that it can be saved later.
+
+    Raises:
+        TypeError: it has not.
+    """
+    case = f"case {edit.record.case_id!r}, its SeparateEdit"
+    for name, value in edit.data.items():
+        if value is not None and not isinstance(value, (str, int, float)):
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError) as error:
+                raise TypeError(f"{case}: data[{name!r}] can't be saved as JSON: {error}") from error
+    for name, tensor in edit.tensors.items():
+        if not isinstance(tensor, Tensor):
+            kind = type(tensor).__name__
+            raise TypeError(f"{case}: tensors[{name!r}] is of type {kind}, which is not a tensor")
 
 
 def separate_edit_ports(editor: type[SeparateEditor]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from typing import Any
 from easyedit_lifelong.plugins import BUILT_IN, get_plugins
 from easyedit_lifelong.runs.sweep.launcher import POLL_SECONDS, CellEnd, Ends
 from easyedit_lifelong.runs.sweep.run_cell import CellJob, RunCell, open_log, outcome_of, run_cell
+from easyedit_lifelong.signals import Stopped, interrupting_signals
 
 _SECONDS_TO_END = 5
 """How long a process that is to stop may take before it is killed."""
@@ -103,7 +105,8 @@ class _RunningCell:
         code = self.process.exitcode or 0
         if code == -signal.SIGKILL:
             return "its process was killed (SIGKILL); perhaps the memory was used up"
-        return f"its process ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}"
+        number = -code if code < 0 else code - 128
+        return f"its process ended with {f'signal {number}' if number > 0 else f'exit code {code}'}"
 
 
 def _wait_for_ends(running: Sequence[_RunningCell]) -> list[_RunningCell]:
@@ -125,6 +128,7 @@ def _context() -> Any:
         return multiprocessing.get_context("spawn")  # Windows
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_preloaded())
+    _start_server()
     return context
 
 
@@ -135,6 +139,24 @@ def _preloaded() -> list[str]:
     return ["transformers.models.auto.modeling_auto", *BUILT_IN, *sorted(methods), __name__]
 
 
+def _start_server() -> None:
+    """Start the server from which processes are forked, with Ctrl-C ignored in it and in them.
+
+    An interrupt at the terminal reaches all processes; the parent stops the cells. Without this, the server would end
+    with a traceback while it imports the package.
+    """
+    from multiprocessing import forkserver  # Windows has none
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
+        forkserver.ensure_running()
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which processes that are started inherit
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _work(run: RunCell, job: CellJob, threads: int, outcome: Connection) -> None:
     """Run a cell in this process, which runs no other, and send its outcome."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt at the terminal reaches all; the parent stops the cells
@@ -142,7 +164,11 @@ def _work(run: RunCell, job: CellJob, threads: int, outcome: Connection) -> None
     with open_log(job.log) as log:  # bars and messages of libraries would disturb the parent's display
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    outcome.send(outcome_of(run, job, threads))
+    try:
+        with interrupting_signals():
+            outcome.send(outcome_of(run, job, threads))
+    except Stopped as stopped:  # by the parent, for example; the interpreter then cleans up
+        sys.exit(stopped.exit_code)
 
 
 def _end_with_parent() -> None:

@@ -6,6 +6,7 @@ A grid is read strictly, as an experiment file is, and has most of its keys.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,7 @@ def read_grid(file: Path) -> Grid:
     seeds = top.get("seeds", [0])
     problems += [f"seeds: {seed} is less than 0" for seed in seeds if seed < 0]
     problems += [f"seeds: {seed} is there twice" for seed in sorted(set(seeds)) if seeds.count(seed) > 1]
+    _check_placeholders(top.get("methods", []), problems)
     methods = {
         label: compared_methods(_for_model(top.get("methods", []), label), file, problems if number == 0 else [])
         for number, label in enumerate(models)
@@ -147,6 +149,13 @@ def _check_label(key: str, label: str, others: Mapping[str, Any], problems: list
         problems.append(f"{key}: {label!r} can't be a label, which names a folder: use letters, digits and . _ + -")
     if label.casefold() in {other.casefold() for other in others}:
         problems.append(f"{key}: {label!r} is there twice. Give labels: a mapping in place of a list.")
+
+
+def _check_placeholders(methods: Any, problems: list[str]) -> None:
+    """Append a problem for each placeholder in the entries of ``methods`` other than ``{model}``."""
+    for entry in methods.values() if isinstance(methods, dict) else methods:
+        unknown = set(re.findall(r"\{[^{}]*\}", entry)) - {_MODEL} if isinstance(entry, str) else set()
+        problems += [f"methods: {entry!r}: only {_MODEL} is replaced, not {name}" for name in sorted(unknown)]
 
 
 def _for_model(methods: Any, label: str) -> Any:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
+import pytest
+
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, Data, Experiment
+from easyedit_lifelong.runs.sweep import process_launcher
 from easyedit_lifelong.runs.sweep.launcher import CellEnd
 from easyedit_lifelong.runs.sweep.process_launcher import ProcessLauncher
 from easyedit_lifelong.runs.sweep.run_cell import CellJob
@@ -14,6 +19,7 @@ from tests.support.sweep_jobs import (
     KILLED,
     LONG_REASON,
     assert_equal_runs,
+    be_terminated,
     cell_job,
     fail_at_length,
     failures_of,
@@ -43,6 +49,25 @@ def test_a_long_reason_does_not_keep_a_cell_from_ending(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
     assert end == CellEnd("long", LONG_REASON)
     assert list(ends) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no server that forks processes")
+def test_the_server_and_its_cells_ignore_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They inherit that; otherwise, Ctrl-C while the server imports the package would show a traceback."""
+    handlers = []
+    monkeypatch.setattr(forkserver, "ensure_running", lambda: handlers.append(signal.getsignal(signal.SIGINT)))
+    before = signal.getsignal(signal.SIGINT)
+    process_launcher._context()
+    assert handlers == [signal.SIG_IGN]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows can't send this signal")
+def test_a_cell_that_is_terminated_cleans_up(tmp_path: Path) -> None:
+    job = CellJob("terminated", Experiment(CONSECUTIVE, None, Data("")), tmp_path, tmp_path / "x.log", tmp_path)
+    failures = failures_of(ProcessLauncher(1, 1, be_terminated), [job])
+    assert failures == {"terminated": "its process ended with signal 15"}
+    assert [path.name for path in tmp_path.iterdir()] == ["x.log"]
 
 
 def test_a_sweep_that_ends_early_stops_its_cells(tmp_path: Path, checkpoint: Path) -> None:

@@ -84,6 +84,8 @@ def test_a_model_is_searched_for_beside_the_grid(tmp_path: Path, monkeypatch: py
         ({"models": ["org/Report.html"]}, "models: 'Report.html' can't be a label: this is where the results are"),
         ({"models": {"table.md": "m"}}, "models: 'table.md' can't be a label: this is where the results are written"),
         ({"methods": [5]}, "methods: 5 is no method name"),
+        ({"methods": ["GRACE/{modle}"]}, "methods: 'GRACE/{modle}': only {model} is replaced, not {modle}"),
+        ({"methods": {"mine": "{model}-{seed}.yaml"}}, "methods: '{model}-{seed}.yaml': only {model} is replaced"),
         (
             {"data": {"facts": {"path": "fact.json"}}},
             "data.facts.path: fact.json: no such file, neither beside the grid",

@@ -1,0 +1,56 @@
+"""What an interrupted command says about its files, and how to continue."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+ONLY_READ = {"doctor", "plugins", "generate", "inspect", "push"}
+"""Commands that write no files."""
+
+_WRITE_AT_END = {"attribute", "changes", "edit", "export", "new-method", "pull", "scope"}
+"""Commands that write all their files in one step at the end."""
+
+_CONTINUE = {"compare", "covariance", "rescore"}
+"""Commands that continue where they were interrupted, without ``--resume``."""
+
+RESUMED_FROM: Mapping[str, tuple[str, ...]] = {
+    "lifelong": ("config.yaml",),
+    "consecutive": ("config.yaml",),
+    "run": ("config.yaml", "compare.yaml"),
+    "calibrate": ("calibration.json",),
+    "train": ("training.jsonl", "checkpoint.safetensors"),
+    "locate": ("locate.json",),
+}
+"""Commands that continue with ``--resume``, and the files in ``--out`` of which one must exist for that."""
+
+
+def interruption_text(verb: str, arguments: argparse.Namespace) -> str:
+    """Return what an interrupted command says: what is on disk, and how to continue.
+
+    Args:
+        verb: the command.
+        arguments: its arguments. A command with a default folder that depends on other arguments sets ``out`` to it.
+    """
+    if verb in ONLY_READ:
+        return "interrupted"
+    if verb in _WRITE_AT_END:
+        return "interrupted; nothing was written"
+    if verb == "sweep":
+        return "interrupted; the same command resumes the cells that are not finished"
+    on_disk = "interrupted; everything reported as done is on disk"
+    if verb in _CONTINUE:
+        return f"{on_disk}, and the same command continues"
+    if verb not in RESUMED_FROM:
+        return on_disk
+    if arguments.out is None or not _is_resumable(Path(arguments.out).expanduser(), RESUMED_FROM[verb]):
+        return "interrupted before there was anything to resume; the same command begins again"
+    if verb == "train":
+        return "interrupted; the same command with --resume continues from the last checkpoint"
+    return f"{on_disk}, and the same command with --resume continues"
+
+
+def _is_resumable(folder: Path, files: tuple[str, ...]) -> bool:
+    """Return whether a folder has one of the files from which a command is resumed."""
+    return any((folder / name).is_file() for name in files)
