@@ -32,14 +32,15 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str]
 
 
 def lazy_function(module: str, name: str) -> Callable[..., Any]:
-    """Return a function that imports a function of a module when it is called, and calls that one.
+    """Return a function that imports a function or a class of a module when it is called, and calls that one.
 
     Args:
         module: the name of the module.
-        name: the name of the function in the module.
+        name: the name of the function or the class in the module.
     """
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return getattr(importlib.import_module(module), name)(*args, **kwargs)
 
+    call.__name__ = call.__qualname__ = name
     return call

@@ -174,13 +174,15 @@ class Plugins:
             try:
                 method = deferred.load()
                 method = guarded(method, self.methods.kind, plugin) if guard else method
+                return self._completed(method, completions)
             except Exception as error:  # third-party code can raise anything
                 if not guard:
                     raise
-                self.broken[plugin] = f"method {deferred.name!r}: {reason_of(error)}"
+                problem = f"method {deferred.name!r}: {reason_of(error)}"
+                self.broken[plugin] = "; ".join(filter(None, (self.broken.get(plugin), problem)))
                 LOG.warning("method %r of plugin %r could not be loaded: %s", deferred.name, plugin, error)
+                del self.deferred[deferred.name]
                 return None
-            return self._completed(method, completions)
 
         self.methods.add_deferred(deferred.name, load, plugin)
         self.deferred[deferred.name] = deferred

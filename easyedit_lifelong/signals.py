@@ -37,7 +37,7 @@ def interrupting_signals() -> Iterator[None]:
     handlers; in another thread, nothing changes.
 
     Python ignores exceptions that a finalizer raises. A signal that comes during one, while a model is freed, for
-    example, would be lost, so it is raised again directly after that.
+    example, would be lost, so it is raised again shortly after that.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -67,17 +67,17 @@ def _stop(number: int, _: FrameType | None) -> None:
     raise Stopped(number)
 
 
-def _hook_that_repeats_signals(otherwise: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _hook_that_repeats_signals(previous: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return a hook for exceptions that Python ignores: it raises signals again.
 
     Args:
-        otherwise: the hook for other exceptions.
+        previous: the hook for other exceptions.
     """
 
-    def hook(ignored: Any) -> None:
-        error = ignored.exc_value
+    def hook(unraisable: Any) -> None:
+        error = unraisable.exc_value
         if not isinstance(error, KeyboardInterrupt):
-            otherwise(ignored)
+            previous(unraisable)
             return
         number = error.exit_code - 128 if isinstance(error, Stopped) else signal.SIGINT
         timer = threading.Timer(_SECONDS_UNTIL_REPEATED, _send_to_main_thread, (number,))

@@ -175,7 +175,7 @@ def test_a_method_of_a_plugin_that_cant_be_loaded_is_left_out(
         assert len(list(plugins.methods)) == len(list(plugins.methods)) == built_in
     assert expected in plugins.broken["theirs"]
     assert [record.levelname for record in caplog.records if "'theirs'" in record.getMessage()] == ["WARNING"]
-    assert "Late" not in plugins.methods
+    assert "Late" not in plugins.methods and "Late" not in plugins.deferred
     with pytest.raises(PluginError, match="no editing method is called 'Late'"):
         plugins.methods.get("Late")
 

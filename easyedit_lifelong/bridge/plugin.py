@@ -21,7 +21,6 @@ def register_loaders(register: Callable[[RecordLoader], None]) -> None:
 @hookimpl
 def register_covariance_engines(register: Callable[[CovarianceEngine], None]) -> None:
     """Register the engine that uses EasyEdit's ``layer_stats``."""
-    collect, check = (
-        lazy_function("easyedit_lifelong.bridge.easyedit_covariance", name) for name in ("collect", "check")
-    )
+    module = "easyedit_lifelong.bridge.easyedit_covariance"
+    collect, check = lazy_function(module, "collect"), lazy_function(module, "check")
     register(CovarianceEngine("easyedit", collect, check, counts_tokens=False))

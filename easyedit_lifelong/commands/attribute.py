@@ -21,6 +21,7 @@ from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.console_tables import plain_table, print_line
 from easyedit_lifelong.reporting.progress import count_progress
 from easyedit_lifelong.reporting.terminal import Console
+from easyedit_lifelong.write_errors import translated_write_errors
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -120,9 +121,7 @@ def _show(console: Console, rows: Sequence[tuple[int, str, float, float]]) -> No
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    try:
+    with translated_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         delete_leftovers(path.parent)
         write_text_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise RunError(f"{path}: can't be written: {error.strerror}") from error

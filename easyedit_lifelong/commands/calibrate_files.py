@@ -16,6 +16,7 @@ from easyedit_lifelong.atomic import atomic_file
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.calibrator import Calibrator
 from easyedit_lifelong.parsing import parse_json
+from easyedit_lifelong.write_errors import translated_write_errors
 
 SCHEMA_VERSION = 1
 RESULT, HPARAMS, TABLES, PLOT = "calibration.json", "calibrated.yaml", "calibration.md", "calibration.png"
@@ -113,8 +114,5 @@ def write(file: Path, content: str | bytes) -> None:
     Raises:
         RunError: the file can't be written.
     """
-    try:
-        with atomic_file(file) as temporary:
-            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    except OSError as error:
-        raise RunError(f"{file}: can't be written: {error.strerror}") from error
+    with translated_write_errors(file), atomic_file(file) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -158,6 +158,7 @@ def _cache() -> Finding:
 def _third_party() -> Finding:
     """Check that all plugins were loaded."""
     plugins = get_plugins()
+    list(plugins.methods)  # imports those that are imported when they are first used
     if plugins.broken:
         state = "; ".join(f"{name}: {problem}" for name, problem in plugins.broken.items())
         return Finding("plugins", False, state, "uninstall or update the plugin", required=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.commands.run_session import load_model_for
-from easyedit_lifelong.commands.saved_edits import SelectedEdits, edits_text
+from easyedit_lifelong.commands.saved_edits import SelectedEdits
 from easyedit_lifelong.data.joiners import joiner_of, joiners_by_prompt, with_joiner
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import EditRequest
@@ -27,6 +27,7 @@ from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.models.chat_form import check_can_chat
 from easyedit_lifelong.paths import expanded_path
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.answer_texts import edited_answers_table
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.progress import EditProgress, edit_progress
@@ -82,8 +83,8 @@ def _edit_and_save(
     earlier = [] if saved is None else saved.edits
     facts = with_joiner(_requests(arguments), joiner_of(hparams))
     requests = replace_used_ids(facts, [edit.get("case_id") for edit in earlier])
-    added_to = f", added to {edits_text(len(earlier))} from {arguments.edits}" if saved is not None else ""
-    print_line(console, f"{hparams.alg_name} on {hparams.model_name}: {edits_text(len(requests))}{added_to}")
+    added_to = f", added to {counted(len(earlier), 'edit')} from {arguments.edits}" if saved is not None else ""
+    print_line(console, f"{hparams.alg_name} on {hparams.model_name}: {counted(len(requests), 'edit')}{added_to}")
     model, tokenizer = load_model_for(hparams)
     if chat is None:
         check_no_turns(requests)
@@ -117,7 +118,7 @@ def _edit_and_save(
         form += f" --system {shlex.quote(chat.system)}"
     print_line(
         console,
-        f"\n{learned}{out}: {edits_text(len(earlier) + len(requests))} saved."
+        f"\n{learned}{out}: {counted(len(earlier) + len(requests), 'edit')} saved."
         f"\nAsk the edited model: {runnable('easyedit-lifelong generate')} --edits {shlex.quote(str(out))} "
         f"--prompt ... --compare{form}",
     )

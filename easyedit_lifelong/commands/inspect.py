@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from easyedit_lifelong.commands.saved_edits import edits_text
 from easyedit_lifelong.edits.inspect_folder import inspect_edits
 from easyedit_lifelong.methods.base import InspectedPart
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.console_tables import print_json, print_line
 from easyedit_lifelong.reporting.folder_tables import EDIT, cell_text, text_table, wide_console
 
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_json(console, contents.to_dict())
         return 0
     versions = ", ".join(f"{name} {version}" for name, version in contents.versions.items())
-    print_line(console, f"{arguments.folder}: {edits_text(contents.count)}, saved {contents.saved}")
+    print_line(console, f"{arguments.folder}: {counted(contents.count, 'edit')}, saved {contents.saved}")
     print_line(console, f"model {contents.model}, {contents.fingerprint[:12]}…")
     print_line(console, f"written with {versions}")
     for part in contents.parts:
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _show_edits(console: Console, part: InspectedPart, limit: int) -> None:
     """Print the last edits of a part; all of them if ``limit`` is 0."""
     settings = ", ".join(f"{name} {value}" for name, value in part.settings.items())
-    title = f"{part.method} on {', '.join(part.layers)} ({settings}): {edits_text(len(part.edits))}"
+    title = f"{part.method} on {', '.join(part.layers)} ({settings}): {counted(len(part.edits), 'edit')}"
     first = max(0, len(part.edits) - limit) if limit else 0
     rows = []
     for number, edit in enumerate(part.edits[first:], start=first + 1):

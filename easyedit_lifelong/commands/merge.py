@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from easyedit_lifelong.commands.saved_edits import edits_text
 from easyedit_lifelong.edits.merge import merge_edits
 from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.console_tables import print_json, print_line
@@ -34,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         text_table(console, rows, ["case", "of", "new id"], "cases whose ids were in use")
     print_line(
         console,
-        f"{report.out}: {edits_text(report.edits)}, {counted(report.keys, 'key')} of "
+        f"{report.out}: {counted(report.edits, 'edit')}, {counted(report.keys, 'key')} of "
         f"{counted(len(report.folders), 'folder')}; "
         f"conflicts between folders: {len(report.conflicts)}; edits in several folders: {report.duplicates}",
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from easyedit_lifelong.commands.saved_edits import SelectedEdits, edits_text
+from easyedit_lifelong.commands.saved_edits import SelectedEdits
 from easyedit_lifelong.edits.edits_hub import copy_edits
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.terminal import Console
 
@@ -17,5 +18,5 @@ def run(arguments: argparse.Namespace) -> int:
         LifelongError: the repository holds no edits, or the folder can't be used.
     """
     saved = SelectedEdits.of(str(copy_edits(arguments.repo, arguments.out, arguments.revision)))
-    print_line(Console(), f"{arguments.out}: {edits_text(len(saved.edits))} of {saved.made_on}, checked.")
+    print_line(Console(), f"{arguments.out}: {counted(len(saved.edits), 'edit')} of {saved.made_on}, checked.")
     return 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from easyedit_lifelong.commands.saved_edits import edits_text
 from easyedit_lifelong.edits.remove import rollback_folder
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.console_tables import print_json, print_line
 from easyedit_lifelong.reporting.folder_tables import EDIT, text_table, wide_console
 
@@ -31,5 +31,5 @@ def run(arguments: argparse.Namespace) -> int:
     if result.removed:
         rows = [[str(record.case_id), f"{record.prompt} → {record.target_new}"] for record in result.removed]
         text_table(console, rows, ["case", EDIT], "removed")
-    print_line(console, f"{edits_text(len(result.removed))} removed, {result.left} left: {result.folder}")
+    print_line(console, f"{counted(len(result.removed), 'edit')} removed, {result.left} left: {result.folder}")
     return 0

@@ -12,7 +12,6 @@ from easyedit_lifelong.edits.edits_hub import edits_folder
 from easyedit_lifelong.edits.folder_parts import read_description
 from easyedit_lifelong.errors import ModelError, RunError
 from easyedit_lifelong.models.load import load_model
-from easyedit_lifelong.plurals import counted
 
 
 def saved_edits_from(arguments: argparse.Namespace) -> SelectedEdits:
@@ -80,8 +79,3 @@ class SelectedEdits:
                 f"{self.folder / INDEX}: these edits were made on {self.made_on!r}, which can't be loaded. Give its "
                 f"name or folder with --model. ({error})"
             ) from error
-
-
-def edits_text(count: int) -> str:
-    """Return a number of edits as text: ``1 edit``, ``2 edits``."""
-    return counted(count, "edit")

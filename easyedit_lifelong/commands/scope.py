@@ -17,7 +17,7 @@ from easyedit_lifelong.commands.run_session import load_model_for
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.edits.edits_folder import check_empty
-from easyedit_lifelong.errors import EditError, HyperParameterError, RunError
+from easyedit_lifelong.errors import EditError, HyperParameterError
 from easyedit_lifelong.evaluation.scope import FIGURE_MEANINGS, ScopeStudy
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.hparams_files import hparams_values
@@ -32,6 +32,7 @@ from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.checks import check_method, usable_requests
 from easyedit_lifelong.runs.inputs import reader_of
 from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION, check_free
+from easyedit_lifelong.write_errors import translated_write_errors
 
 LOG = logging.getLogger(__name__)
 
@@ -118,20 +119,17 @@ def write_scope(scope: ScopeStudy, out: Path, config: dict[str, Any]) -> None:
     """
     header = {"schema_version": SCHEMA_VERSION, **config, "module": scope.module, "alpha": scope.alpha}
     result = {**header, "figures": scope.summary(), "rows": [row.to_dict() for row in scope.rows]}
-    try:
-        with atomic_folder(out) as folder:
-            with (folder / VALUES).open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(["case_id", "kind", "position", "token", "from_subject", "z"])
-                for row in scope.rows:
-                    for position, (token, z) in enumerate(zip(row.tokens, row.z, strict=True)):
-                        distance = "" if row.subject is None else position - row.subject
-                        shown = z if math.isfinite(z) else ""
-                        writer.writerow([row.case_id, row.kind, position, token, distance, shown])
-            (folder / PLOT).write_text(scope_svg(scope), encoding="utf-8")
-            (folder / RESULT).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{error.filename or out}: can't be written: {error.strerror}") from error
+    with translated_write_errors(out), atomic_folder(out) as folder:
+        with (folder / VALUES).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["case_id", "kind", "position", "token", "from_subject", "z"])
+            for row in scope.rows:
+                for position, (token, z) in enumerate(zip(row.tokens, row.z, strict=True)):
+                    distance = "" if row.subject is None else position - row.subject
+                    shown = z if math.isfinite(z) else ""
+                    writer.writerow([row.case_id, row.kind, position, token, distance, shown])
+        (folder / PLOT).write_text(scope_svg(scope), encoding="utf-8")
+        (folder / RESULT).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _show(console: Console, scope: ScopeStudy) -> None:

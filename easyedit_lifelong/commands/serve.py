@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from easyedit_lifelong.commands.options.serve import API_KEY, EDIT_KEY
 from easyedit_lifelong.commands.run_session import load_model_for
-from easyedit_lifelong.commands.saved_edits import edits_text
 from easyedit_lifelong.errors import PluginError, RunError
 from easyedit_lifelong.paths import expanded_path
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.reporting.terminal_text import write_error
@@ -91,7 +91,7 @@ def _end_text(server: GracefulServer, log: EditLog) -> str:
 
 def _version_text(log: EditLog) -> str:
     """Return the present version and its number of edits as text."""
-    return f"version {log.present.number}, {edits_text(log.present.count)}"
+    return f"version {log.present.number}, {counted(log.present.count, 'edit')}"
 
 
 def _keys(given: list[str], variable: str) -> list[str]:

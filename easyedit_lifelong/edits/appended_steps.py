@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.edits.edits_folder import MANY_VERSION, lock_edits, read_index, translate_write_errors
+from easyedit_lifelong.edits.edits_folder import MANY_VERSION, folder_write_errors, lock_edits, read_index
 from easyedit_lifelong.edits.step_entries import digest_of_step, step_count, step_file
 from easyedit_lifelong.edits.step_files import read_steps, write_step
 from easyedit_lifelong.errors import RunError
@@ -95,7 +95,7 @@ def delete_other_steps(folder: Path, index: Mapping[str, Any]) -> None:
     Raises:
         RunError: the folder can't be written.
     """
-    with translate_write_errors(folder, "the edits"):
+    with folder_write_errors(folder, "the edits"):
         for path in folder.glob("appended-*.safetensors"):
             if index["format_version"] != MANY_VERSION or not path.name.startswith(_stem(index)):
                 path.unlink(missing_ok=True)
@@ -143,7 +143,7 @@ def append_new_edits(model: Any, folder: Path) -> bool:
     same_hparams = all(step.hparams == saved.index["parts"][0]["hparams"] for step in steps)
     if not same_hparams or are_many(saved.steps + len(steps)):
         return False
-    with lock_edits(folder), translate_write_errors(folder, "the edits"):
+    with lock_edits(folder), folder_write_errors(folder, "the edits"):
         if not _is_as_saved(folder, saved):
             return False
         for step in steps:

@@ -115,8 +115,8 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def translate_write_errors(folder: Path, what: str) -> Iterator[None]:
-    """Turn errors of writing, inside the context, into an error that names the folder.
+def folder_write_errors(folder: Path, what: str) -> Iterator[None]:
+    """Turn errors of writing safetensors and other files, inside the context, into an error that names their folder.
 
     Args:
         folder: the folder that is written to.

@@ -23,9 +23,9 @@ from easyedit_lifelong.edits.edits_folder import (
     STEPS_VERSION,
     TENSORS,
     check_utf8,
+    folder_write_errors,
     lock_edits,
     read_index,
-    translate_write_errors,
     write_index,
 )
 from easyedit_lifelong.errors import RunError
@@ -49,7 +49,7 @@ def write_folder(
         RunError: the folder can't be written.
     """
     check_utf8(folder)
-    with lock_edits(folder), translate_write_errors(folder, "the edits"):
+    with lock_edits(folder), folder_write_errors(folder, "the edits"):
         _finish_interrupted(folder)
         with atomic_file(folder / NEW_TENSORS) as temporary:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)

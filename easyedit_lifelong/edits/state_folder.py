@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.edits.edits_folder import INDEX, STEPS_VERSION, read_index, translate_write_errors, write_index
+from easyedit_lifelong.edits.edits_folder import INDEX, STEPS_VERSION, folder_write_errors, read_index, write_index
 from easyedit_lifelong.edits.folder_parts import provenance
 from easyedit_lifelong.edits.step_entries import step_count, step_file
 from easyedit_lifelong.edits.step_files import read_steps, write_step
@@ -104,7 +104,7 @@ class StateFolder:
         written = folders.get(folder, _Written())
         if not written.is_beginning_of(history):
             written = _Written()  # write all steps again
-        with translate_write_errors(folder, f"{self._method}'s edits"):
+        with folder_write_errors(folder, f"{self._method}'s edits"):
             if written.count:
                 _check_still_there(folder, written.count)
             folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from easyedit_lifelong.atomic import atomic_file, delete_leftovers, write_text_atomically
 from easyedit_lifelong.clock import now
-from easyedit_lifelong.edits.edits_folder import translate_write_errors
+from easyedit_lifelong.edits.edits_folder import folder_write_errors
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.locate.known_facts import KnownFact
 from easyedit_lifelong.locate.restorations import KINDS, MODULES
@@ -53,7 +53,7 @@ class TraceFolder:
             RunError: the folder holds a tracing with other settings, or can't be written to.
         """
         if not (self.path / CONFIG).exists():
-            with translate_write_errors(self.path, "the settings of the tracing"):
+            with folder_write_errors(self.path, "the settings of the tracing"):
                 # The settings come first: they are what --resume looks for.
                 write_text_atomically(self.path / CONFIG, _json({"schema_version": SCHEMA_VERSION, **settings}))
                 (self.path / FACTS).mkdir(exist_ok=True)
@@ -184,7 +184,7 @@ class TraceFolder:
             RunError: the file can't be written.
         """
         with (
-            translate_write_errors(self.path, "the lines of the log"),
+            folder_write_errors(self.path, "the lines of the log"),
             (self.path / LOG_FILE).open("a", encoding="utf-8") as file,
         ):
             file.write(f"{now()} {text}\n")

@@ -9,6 +9,7 @@ from torch import nn
 
 from easyedit_lifelong.errors import ModelError, did_you_mean
 from easyedit_lifelong.models.wrappers import unwrap_model
+from easyedit_lifelong.plurals import counted
 
 _BRACKET = re.compile(r"\[(\d+)\]")
 
@@ -88,8 +89,7 @@ def _valid_numbers(modules: Mapping[str, nn.Module], path: str) -> str | None:
         siblings = [name for name, _ in modules[parent].named_children()] if parent in modules else []
         valid = [name for name in siblings if ".".join([*parts[:position], name, *parts[position + 1 :]]) in modules]
         if valid:
-            count = "1 layer" if len(siblings) == 1 else f"{len(siblings)} layers"
-            return f"{parent!r} has {count}; valid numbers in this name: {_list_names(valid)}"
+            return f"{parent!r} has {counted(len(siblings), 'layer')}; valid numbers in this name: {_list_names(valid)}"
     return None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest, as_requests
-from easyedit_lifelong.edits.edits_folder import translate_write_errors
+from easyedit_lifelong.edits.edits_folder import folder_write_errors
 from easyedit_lifelong.errors import DataError, EditError, HyperParameterError, ModelError, RunError
 from easyedit_lifelong.folder_lock import lock_folder
 from easyedit_lifelong.hparams_files import hparams_values
@@ -211,7 +211,7 @@ class _Loop:
         """Return why the training ends now; None if it does not."""
         progress = self._progress
         if edits is not None and progress.edits >= edits:
-            return f"all {edits} training edits are done"
+            return "all training edits are done"
         if minutes is not None and progress.edits and self._seconds() >= 60 * minutes:
             return f"{minutes:g} minutes are over"
         if progress.best_loss is not None and progress.edits - progress.best_edits >= self._schedule.patience:
@@ -259,7 +259,7 @@ class _Loop:
             progress.best_loss, progress.best_edits = values["loss"], progress.edits
             validation = {"edits": progress.edits, **values}
             content = {**self._description, "validation": validation}
-            with translate_write_errors(self._folder.path, "the files of the artefact"):
+            with folder_write_errors(self._folder.path, "the files of the artefact"):
                 write_artefact(self._folder.path, content, self._training.artefact())
         progress.seconds, progress.validated_edits = self._seconds(), progress.edits
         self._folder.save_checkpoint(progress, self._training.state())

@@ -14,7 +14,7 @@ import yaml
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from easyedit_lifelong.edits.edits_folder import translate_write_errors
+from easyedit_lifelong.edits.edits_folder import folder_write_errors
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.runs import run_folder
 from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION, RunFolder, check_free, check_resumable
@@ -271,7 +271,7 @@ def test_a_full_disk_while_the_state_is_saved_is_a_run_error(tmp_path: Path) -> 
 @pytest.mark.parametrize("cause", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error")])
 def test_an_error_of_a_store_that_names_its_files_gets_the_advice(tmp_path: Path, cause: Exception) -> None:
     def full(path: Path) -> None:
-        with translate_write_errors(path, "GRACE's edits"):
+        with folder_write_errors(path, "GRACE's edits"):
             raise cause
 
     folder = RunFolder(tmp_path, resumable=True)

@@ -154,7 +154,6 @@ class RetrievalEditing:
                 raise EditError(f"{request.where}: the loss of its target is not finite")
         return losses
 
-    @torch.no_grad()
     def _check_prefix(self, edit: SeparateEdit) -> None:
         """Check that a fact in front of a prompt has the same effect as one text of both.
 
@@ -167,7 +166,7 @@ class RetrievalEditing:
         (context,) = editor.contexts_of([prompt]) or [None]
         if context is None:
             return
-        with editing(self._model), internal_pass(self._model):
+        with editing(self._model), internal_pass(self._model), torch.no_grad():  # editing() turns gradients on
             edited = self._last_logits(runner, prompt)
             with editor.without_edits():
                 as_text = self._last_logits(runner, context + without_beginning(edit.data))

@@ -152,7 +152,7 @@ def _folded(cases: Sequence[Any]) -> dict[str, Any]:
 
 def _facts(run: RunFiles) -> list[str]:
     """Return short facts about a run for the head of its page, such as ``batches of 10``."""
-    facts = [f"{counted(run.n_edits, 'edit')}" + (f" of {run.data}" if run.data else "")]
+    facts = [counted(run.n_edits, "edit") + (f" of {run.data}" if run.data else "")]
     protocol, size = run.setting("protocol"), run.setting("batch_size") or run.hparams.get("batch_size")
     if isinstance(protocol, str):
         facts.append(protocol)

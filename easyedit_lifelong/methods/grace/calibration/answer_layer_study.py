@@ -199,7 +199,7 @@ class GateScores:
 
 
 @dataclass(frozen=True)
-class TrialEdits:
+class ScoredTrial:
     """Trial edits that answer at one layer, scored with gates of several radii.
 
     Attributes:
@@ -215,7 +215,7 @@ class TrialEdits:
     points: tuple[GateScores, ...]
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrialEdits:
+    def from_dict(cls, values: Mapping[str, Any]) -> ScoredTrial:
         """Build a trial from the values of ``dataclasses.asdict``, as read back from JSON."""
         return cls(**{**values, "points": tuple(GateScores(**entry) for entry in values["points"])})
 
@@ -228,7 +228,7 @@ def try_edits(
     gates: Sequence[float],
     board: Scoreboard,
     progress: Progress = no_progress,
-) -> TrialEdits:
+) -> ScoredTrial:
     """Make edits, score them with each gate, and roll them back.
 
     Args:
@@ -261,4 +261,4 @@ def try_edits(
             progress(len(requests) + number, total)
     finally:
         editor.remove_records(list(editor.records))
-    return TrialEdits(hparams.answer_layer, len(requests), n_keys, tuple(points))
+    return ScoredTrial(hparams.answer_layer, len(requests), n_keys, tuple(points))

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from easyedit_lifelong.methods.grace.calibration.answer_layer_study import Gate, GateScores, TrialEdits
+from easyedit_lifelong.methods.grace.calibration.answer_layer_study import Gate, GateScores, ScoredTrial
 from easyedit_lifelong.methods.grace.calibration.key_layer_study import WHITENED, KeyLayerResult, dist_fn_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 
@@ -86,13 +86,13 @@ def calibrated_values(
     }
 
 
-def narrowest_gate(trial: TrialEdits, share: float) -> GateScores:
+def narrowest_gate(trial: ScoredTrial, share: float) -> GateScores:
     """Return the narrowest gate whose generality is at least ``share`` of the generality without a gate."""
     least = share * trial.points[-1].generality - 1e-9  # tolerance for rounding
     return next(scores for scores in trial.points if scores.generality >= least)
 
 
-def best_trial(trials: Sequence[TrialEdits], share: float) -> tuple[TrialEdits, GateScores]:
+def best_trial(trials: Sequence[ScoredTrial], share: float) -> tuple[ScoredTrial, GateScores]:
     """Return the trial with the best scores at its narrowest gate, and these scores.
 
     Trials are compared by the harmonic mean of their four scores.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from easyedit_lifelong.methods.calibrator import CalibrationOutcome, PlotPanel, PlotSeries, TextTable
-from easyedit_lifelong.methods.grace.calibration.answer_layer_study import SCORES, Gate, GateScores, TrialEdits
+from easyedit_lifelong.methods.grace.calibration.answer_layer_study import SCORES, Gate, GateScores, ScoredTrial
 from easyedit_lifelong.methods.grace.calibration.choice import AUTO, best_key_layer
 from easyedit_lifelong.methods.grace.calibration.key_layer_study import DISTANCES, MENTIONS, KeyLayerResult, rates_with
 from easyedit_lifelong.methods.grace.calibration.study import Calibration
@@ -79,7 +79,7 @@ def gate_table(gates: Sequence[Gate]) -> TextTable:
     return TextTable(title, ["layer", "AUC", *(f"at {share:.0%}" for share in _SHARES)], rows)
 
 
-def trial_table(trial: TrialEdits, chosen: GateScores | None) -> TextTable:
+def trial_table(trial: ScoredTrial, chosen: GateScores | None) -> TextTable:
     """Return the table of a trial's scores.
 
     Args:
@@ -163,7 +163,7 @@ def key_layer_panel(results: Sequence[KeyLayerResult], chosen: KeyLayerResult, r
     )
 
 
-def gate_panel(trials: Sequence[TrialEdits], chosen: GateScores) -> PlotPanel:
+def gate_panel(trials: Sequence[ScoredTrial], chosen: GateScores) -> PlotPanel:
     """Return the plot of relation specificity and locality against generality, one line through each trial's gates."""
 
     def position(scores: GateScores) -> tuple[float, float]:

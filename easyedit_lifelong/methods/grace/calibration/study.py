@@ -16,7 +16,7 @@ from easyedit_lifelong.methods.calibrator import ShowStep, no_progress
 from easyedit_lifelong.methods.grace.calibration.answer_layer_study import (
     Gate,
     GateScores,
-    TrialEdits,
+    ScoredTrial,
     study_gates,
     try_edits,
 )
@@ -86,12 +86,12 @@ class Steps:
 
     findings: list[KeyLayerResult] | None = None
     gates: list[Gate] | None = None
-    trials: list[TrialEdits] = field(default_factory=list)
+    trials: list[ScoredTrial] = field(default_factory=list)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Steps:
         """Build the steps from the values of ``dataclasses.asdict``, as read back from JSON."""
-        steps = cls(trials=[TrialEdits.from_dict(entry) for entry in values["trials"]])
+        steps = cls(trials=[ScoredTrial.from_dict(entry) for entry in values["trials"]])
         if values["findings"] is not None:
             steps.findings = [KeyLayerResult.from_dict(entry) for entry in values["findings"]]
         if values["gates"] is not None:
@@ -122,7 +122,7 @@ class Calibration:
     counts: dict[str, int]
     key_layer: KeyLayerResult
     eps: float | str
-    trial: TrialEdits
+    trial: ScoredTrial
     gate_scores: GateScores
     chosen: dict[str, Any]
     hparams: GraceHyperParams

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from easyedit_lifelong.methods.grace.calibration import choice
-from easyedit_lifelong.methods.grace.calibration.answer_layer_study import Gate, GateScores, Opening, TrialEdits
+from easyedit_lifelong.methods.grace.calibration.answer_layer_study import Gate, GateScores, Opening, ScoredTrial
 from easyedit_lifelong.methods.grace.calibration.key_layer_study import WHITENED, KeyLayerResult, RadiusResult
 
 
@@ -49,8 +49,8 @@ def test_named_eps_contains_nearly_all_mentions(mentions: float, named_eps: floa
     assert choice.choose_named_eps(key_layer_result("a", [0.9] * 4, mentions=mentions)) == named_eps
 
 
-def trial(layer: str, *scores: tuple[float | None, float, float]) -> TrialEdits:
-    return TrialEdits(
+def trial(layer: str, *scores: tuple[float | None, float, float]) -> ScoredTrial:
+    return ScoredTrial(
         layer, 9, 9, tuple(GateScores(gate, 1.0, general, 1.0, specific) for gate, general, specific in scores)
     )
 

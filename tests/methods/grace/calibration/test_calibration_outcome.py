@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from easyedit_lifelong import GraceHyperParams
-from easyedit_lifelong.methods.grace.calibration.answer_layer_study import Gate, GateScores, Opening, TrialEdits
+from easyedit_lifelong.methods.grace.calibration.answer_layer_study import Gate, GateScores, Opening, ScoredTrial
 from easyedit_lifelong.methods.grace.calibration.choice import calibrated_values
 from easyedit_lifelong.methods.grace.calibration.key_layer_study import COS, WHITENED, KeyLayerResult, RadiusResult
 from easyedit_lifelong.methods.grace.calibration.outcome import axis_labels, outcome_of, short_layer_name, verdict
@@ -28,7 +28,7 @@ def calibration(
         for distance in (COS, WHITENED)
     ]
     points = (GateScores(0.4, 1.0, 0.7, 0.99, 0.6), GateScores(None, 1.0, 0.75, 0.98, 0.25))
-    trial = TrialEdits("h.9.mlp", 20, 19, points)
+    trial = ScoredTrial("h.9.mlp", 20, 19, points)
     steps = Steps(key_layers, [Gate("h.9.mlp", 0.8125, (Opening(0.4, 0.8, 0.3), Opening(0.6, 1.0, 0.6)))], [trial])
     point = next(point for point in points if point.gate == gate)
     counts = {"given": 60, "records": 50, "paraphrases": 48, "locality": 50, "made": 7}
