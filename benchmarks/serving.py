@@ -36,11 +36,12 @@ from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams
 from easyedit_lifelong.runs.inputs import reader_of
 from easyedit_lifelong.serving.edit_log import EditLog
+from easyedit_lifelong.serving.engine import Engine, GenerationJob
 from easyedit_lifelong.serving.live_model import LiveModel
 from easyedit_lifelong.serving.metrics import Metrics
+from easyedit_lifelong.serving.new_thread import run_in_new_thread
 from easyedit_lifelong.serving.served import ServerSettings
 from easyedit_lifelong.serving.server import http_server, open_socket, running_engine, url_of
-from easyedit_lifelong.serving.short_thread import in_short_thread
 
 SAMPLES = Path(__file__).resolve().parents[1] / "easyedit_lifelong" / "data" / "samples" / "counterfact.json"
 
@@ -50,7 +51,7 @@ def server(hparams: Any, folder: Path) -> Iterator[httpx.Client]:
     """Run a server at a free port, and yield a client of it."""
     log, metrics = EditLog(folder), Metrics()
     with contextlib.closing(log), open_socket("127.0.0.1", 0) as listening:
-        live = in_short_thread(lambda: LiveModel(*load_model_for(hparams), hparams, find_method(hparams), log))
+        live = run_in_new_thread(lambda: LiveModel(*load_model_for(hparams), hparams, find_method(hparams), log))
         with running_engine(live, metrics) as engine:
             http = http_server(engine, ServerSettings(name="model"), metrics)
             thread = threading.Thread(target=http.run, kwargs={"sockets": [listening]})
@@ -95,8 +96,12 @@ def compare_versions(client: httpx.Client, prompts: Sequence[str], options: argp
     models = ["model", "model@base", f"model@v{options.edits // 2}"]
     rates: dict[str, list[float]] = {"in one batch": [], "a batch each": []}
 
+    def same_version(engine: Engine, jobs: Sequence[GenerationJob]) -> bool:
+        return len({engine._version_of(job) for job in jobs}) == 1
+
     def run(name: str) -> None:
-        with unittest.mock.patch.object(LiveModel, "mixes_versions", name == "in one batch"):
+        can_mix = Engine._can_mix if name == "in one batch" else same_version
+        with unittest.mock.patch.object(Engine, "_can_mix", can_mix):
             _, total = load(client, prompts, options.clients, options.tokens, models)
         rates[name].append(len(prompts) / total)
 

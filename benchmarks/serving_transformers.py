@@ -30,7 +30,7 @@ from easyedit_lifelong.errors import LifelongError
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.hyperparameter_files import load_hparams
 from easyedit_lifelong.runs.inputs import reader_of
-from easyedit_lifelong.serving.short_thread import in_short_thread
+from easyedit_lifelong.serving.new_thread import run_in_new_thread
 
 THEIRS, OURS = "transformers serve", "easyedit-lifelong serve, with edits"
 
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         facts = read_requests(str(SAMPLES), reader_of(str(SAMPLES), None).read, limit=options.requests)
         with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
             folder = Path(name)
-            in_short_thread(lambda: save_model(hparams.model_name, folder / "model"))
+            run_in_new_thread(lambda: save_model(hparams.model_name, folder / "model"))
             flags = ["--continuous-batching"] if options.continuous_batching else []
             sides = {
                 THEIRS: (stack.enter_context(transformers_server(folder, flags)), str(folder / "model")),

@@ -36,10 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
     from easyedit_lifelong.serving.edit_log import EditLog
     from easyedit_lifelong.serving.live_model import LiveModel
     from easyedit_lifelong.serving.metrics import Metrics
+    from easyedit_lifelong.serving.new_thread import run_in_new_thread
     from easyedit_lifelong.serving.servable import check_servable
     from easyedit_lifelong.serving.served import ServerSettings
     from easyedit_lifelong.serving.server import http_server, open_socket, running_engine, url_of
-    from easyedit_lifelong.serving.short_thread import in_short_thread
 
     access = Access(
         parse_keys(_keys(arguments.api_key, API_KEY), "api"), parse_keys(_keys(arguments.edit_key, EDIT_KEY), "edit")
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     log = EditLog(expanded_path(arguments.edits, RunError))
     try:
         with open_socket(arguments.host, arguments.port) as listening:
-            live = in_short_thread(lambda: LiveModel(*load_model_for(hparams), hparams, method, log))
+            live = run_in_new_thread(lambda: LiveModel(*load_model_for(hparams), hparams, method, log))
             sizes = {"max_waiting": arguments.max_waiting, "max_rows": arguments.max_batch}
             with running_engine(live, metrics, **sizes) as engine:
                 server = http_server(engine, settings, metrics, write_error)

@@ -45,7 +45,7 @@ class _Group:
         return group_window
 
 
-class _Text(_Group):
+class _TextRow(_Group):
     """A row that holds a text with the edits of a model: its prompt in the first pass, then one token in each pass.
 
     Args:
@@ -113,7 +113,7 @@ def edits_of_texts(model: nn.Module, edited: Sequence[nn.Module], generations: S
     for row, (copy, generation) in enumerate(zip(edited, generations, strict=True)):
         tracker = PositionTracker.of(copy)
         if tracker is not None:
-            groups.append((copy, _Text(tracker, row, generation)))
+            groups.append((copy, _TextRow(tracker, row, generation)))
     with _editing_groups(model, groups):
         yield
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.models.plain_models import reads_rows_plainly
-from easyedit_lifelong.models.row_cache import RowCache, caches_all_tokens, read_prompts
+from easyedit_lifelong.models.row_cache import RowCache, has_plain_cache, prefill
 
 Stop = Callable[[int, list[int]], bool]
 """``stop(row, tokens)`` returns whether a row ends after these new tokens."""
@@ -21,7 +21,7 @@ def can_drop_rows(model: Any) -> bool:
     They can if its modules are those of transformers, without hooks, and if it keeps the keys and values of all tokens.
     Edits that act through hooks store decisions about the rows that a generation began with.
     """
-    return reads_rows_plainly(model) and caches_all_tokens(model)
+    return reads_rows_plainly(model) and has_plain_cache(model)
 
 
 @torch.no_grad()
@@ -39,7 +39,7 @@ def generate_rows(model: Any, ids: Tensor, mask: Tensor, stop: Stop) -> list[lis
     """
     new: list[list[int]] = [[] for _ in ids]
     rows, cache = list(range(len(ids))), RowCache()
-    logits, prompts = read_prompts(model, ids, mask)
+    logits, prompts = prefill(model, ids, mask)
     cache.add_rows(prompts, mask.sum(dim=1).tolist())
     while True:
         tokens = logits.argmax(dim=-1)

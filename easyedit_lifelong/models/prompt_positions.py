@@ -167,7 +167,7 @@ class PositionTracker(NotPicklable):
             yield
 
     def generating(self, generation: Generation) -> contextlib.AbstractContextManager[None]:
-        """Return a context whose passes belong to one call of ``generate``, or to a loop that does the same."""
+        """Return a context whose passes belong to one call of ``generate``."""
         return self._with_attribute("_generation", generation)
 
     @contextlib.contextmanager

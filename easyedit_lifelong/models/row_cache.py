@@ -31,17 +31,29 @@ _PAD = 1
 """An ordinary token: the embedding of the padding token can be 0, which hides an effect of padding."""
 
 
-def caches_all_tokens(model: Any) -> bool:
-    """Return whether a model takes a cache and positions, and keeps keys and values of all tokens in every layer."""
+def has_plain_cache(model: Any) -> bool:
+    """Return whether a model takes positions, and caches keys and values of all tokens that no later token changes.
+
+    With RoPE whose frequencies depend on the longest row of a pass (``dynamic``, ``longrope``), later tokens change
+    them.
+    """
     if not isinstance(model, transformers.PreTrainedModel) or not takes_positions(model):
         return False
-    if "past_key_values" not in inspect.signature(model.forward).parameters:
+    if "past_key_values" not in inspect.signature(model.forward).parameters or _has_varying_rope(model.config):
         return False
     try:
         check_layers(model.config)
     except ModelError:
         return False
     return True
+
+
+def _has_varying_rope(config: Any) -> bool:
+    """Return whether the frequencies of rotary positions depend on the length of the longest row."""
+    parameters = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    of_layer_types = [value for value in parameters.values() if isinstance(value, dict)]
+    types = [str(entry.get("rope_type")) for entry in (parameters, *of_layer_types)]
+    return any(name == "longrope" or "dynamic" in name for name in types)
 
 
 def can_cache_rows(model: Any) -> bool:
@@ -51,11 +63,11 @@ def can_cache_rows(model: Any) -> bool:
     padding. The model is tried once; later calls return the same.
     """
     if model not in _RESULTS:
-        _RESULTS[model] = caches_all_tokens(model) and _try_rows(model)
+        _RESULTS[model] = has_plain_cache(model) and _try_rows(model)
     return _RESULTS[model]
 
 
-def read_prompts(model: Any, ids: Tensor, mask: Tensor) -> tuple[Tensor, DynamicCache]:
+def prefill(model: Any, ids: Tensor, mask: Tensor) -> tuple[Tensor, DynamicCache]:
     """Run a model on prompts.
 
     Args:
@@ -156,12 +168,12 @@ def _try_rows(model: Any) -> bool:
     # The hooks of edits are for prompts of users.
     with without_hooks(model), evaluating(model):
         device = input_device(model)
-        alone = [read_prompts(model, *pad_rows([row], 0, "left", device))[0][0] for row in rows]
         try:
+            alone = [prefill(model, *pad_rows([row], 0, "left", device))[0][0] for row in rows]
             cache = RowCache()
             for part, lengths in ((rows[:2], _TRIAL_LENGTHS[:2]), (rows[2:], _TRIAL_LENGTHS[2:])):
                 prompts = [row[:length] for row, length in zip(part, lengths, strict=True)]
-                cache.add_rows(read_prompts(model, *pad_rows(prompts, _PAD, "left", device))[1], lengths)
+                cache.add_rows(prefill(model, *pad_rows(prompts, _PAD, "left", device))[1], lengths)
             for step in range(2):
                 tokens = torch.tensor([row[len(row) - 2 + step] for row in rows], device=device)
                 together = model(**cache.next_pass(tokens)).logits[:, -1]

@@ -16,7 +16,7 @@ from easyedit_lifelong.models.encoding import IGNORED
 
 @dataclass
 class Generation:
-    """One call of ``generate``: where its prompts end, and what each edited layer decided about them.
+    """One call of ``generate``, or one text of a continuous batch: where prompts end, and what edited layers decided.
 
     Attributes:
         real: which columns of the prompts hold tokens, shape ``(prompts, columns)``.
@@ -68,7 +68,8 @@ class Window:
         ends: column of each row's last prompt token, counted within this pass; -1 where this pass doesn't contain
             it. Shape ``(batch,)``.
         real: which columns of this pass hold tokens rather than padding. Shape ``(batch, tokens)``.
-        past: number of columns that the pass reads from a cache.
+        past: number of columns that earlier passes have read. They are in a cache, which may have other columns as
+            well, if rows join and leave it.
         generation: the call of ``generate`` that this pass belongs to, if any.
         behind: whether all tokens of this pass come after the prompts. This is a Python value, so reading it needs no
             synchronisation with the device.

@@ -11,7 +11,7 @@ from easyedit_lifelong.models.row_cache import can_cache_rows
 from easyedit_lifelong.serving.continuous_batch import ContinuousBatch
 from easyedit_lifelong.serving.generation import Row
 from easyedit_lifelong.serving.live_model import LiveModel
-from easyedit_lifelong.serving.whole_batches import WholeBatch
+from easyedit_lifelong.serving.static_batch import StaticBatch
 
 
 class Batch(Protocol):
@@ -21,10 +21,15 @@ class Batch(Protocol):
         """Return whether these answers can be generated together with the present ones."""
 
     def add(self, row: Row, version: int) -> None:
-        """Add an answer of a version."""
+        """Add an answer of a version.
+
+        Raises:
+            NotServableError: the model could not be restored after an earlier failure.
+            RunError: the version can't be loaded.
+        """
 
     def step(self) -> int:
-        """Generate a token of each answer, or several; return the number of answers. The rows are updated."""
+        """Run one step, and return the number of answers that got tokens. The rows are updated."""
 
 
 @contextlib.contextmanager
@@ -41,12 +46,12 @@ def open_batch(live: LiveModel, version: int, max_rows: int) -> Iterator[Batch]:
 
     Raises:
         NotServableError: the model could not be restored after an earlier failure.
-        RunError: the version can't be loaded.
+        RunError: the version can't be loaded, if the model does not mix versions.
     """
     tokenizer = live.tokenizer
     if live.mixes_versions:
         if not can_cache_rows(live.base):
-            yield WholeBatch(live.of_rows, live.base, tokenizer, max_rows)
+            yield StaticBatch(live.of_rows, live.base, tokenizer, max_rows)
             return
         with contextlib.closing(ContinuousBatch(live.base, live.of_version, tokenizer, max_rows)) as batch:
             yield batch
@@ -55,4 +60,4 @@ def open_batch(live: LiveModel, version: int, max_rows: int) -> Iterator[Batch]:
         if is_plain(model) and can_cache_rows(model):
             yield ContinuousBatch(model, lambda _: model, tokenizer, max_rows)
         else:
-            yield WholeBatch(lambda _: contextlib.nullcontext(model), model, tokenizer, max_rows)
+            yield StaticBatch(lambda _: contextlib.nullcontext(model), model, tokenizer, max_rows)

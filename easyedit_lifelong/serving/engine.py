@@ -202,12 +202,14 @@ class Engine:
             self._jobs = []
 
     def _begin(self, job: GenerationJob, batch: Batch) -> None:
-        """Add the answers of a job to the batch. If its version can't be loaded, only this job fails."""
+        """Add the answers of a job to the batch. If its version can't be loaded, this job fails alone."""
         version = self._version_of(job)
         try:
             for row in job.rows:
                 batch.add(row, version)
-        except LifelongError as error:
+        except Exception as error:
+            if not isinstance(error, LifelongError):
+                LOG.exception("version %d can't be loaded", version)
             job.fail(error)
             return
         self._jobs.append(job)
@@ -260,9 +262,10 @@ class Engine:
 
     def _end_if_cancelled(self, job: GenerationJob) -> bool:
         """Return whether a job was cancelled while it waited; then it gets no answer."""
-        if job.cancelled:
+        cancelled = job.cancelled  # another thread sets it
+        if cancelled:
             job.fail(ClosedError("the request was cancelled"))
-        return job.cancelled
+        return cancelled
 
 
 def _rows_of(jobs: Sequence[GenerationJob]) -> list[Row]:

@@ -1,6 +1,7 @@
 """An answer that is being generated: its settings, the choice of its tokens, and its text.
 
-An answer's tokens depend on its prompt, its settings and its seed alone, not on the other rows of a batch.
+An answer's tokens depend on its prompt, its settings, its seed and the version of the edits, not on the other rows of
+a batch, up to rounding.
 """
 
 from __future__ import annotations

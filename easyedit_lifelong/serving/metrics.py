@@ -7,14 +7,14 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 _PREFIX = "easyedit_lifelong_"
-_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 _HELP = {
     "requests_total": "Answered HTTP requests.",
     "request_seconds": "Seconds from the arrival of a request to the beginning of its answer.",
     "prompt_tokens_total": "Tokens of prompts.",
     "generated_tokens_total": "Generated tokens.",
-    "step_seconds": "Seconds of a step: one token of each running answer, or all answers of a whole batch.",
+    "step_seconds": "Seconds of a step: a prefill, a token of each running answer, or a static batch.",
     "step_rows_total": "Answers that got tokens, added over all steps.",
     "changes_total": "Versions that were made.",
     "change_seconds": "Seconds from the arrival of an edit, deletion or rollback to its acknowledgement.",

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from easyedit_lifelong.models.encoding import pad_rows
-from easyedit_lifelong.models.row_cache import RowCache, can_cache_rows, read_prompts
+from easyedit_lifelong.models.row_cache import RowCache, can_cache_rows, has_plain_cache, prefill
 from tests.support.causal_families import FAMILIES
 from tests.support.thoroughness import default_cases
 
@@ -29,7 +29,7 @@ def test_rows_have_the_logits_that_they_have_alone(name: str) -> None:
     for step in range(21):
         for row in [row for row in range(4) if joins[row] == step]:
             ids = torch.tensor([texts[row][: read[row]]])
-            cache.add_rows(read_prompts(model, ids, torch.ones_like(ids))[1], [read[row]])
+            cache.add_rows(prefill(model, ids, torch.ones_like(ids))[1], [read[row]])
             present.append(row)
         if present:
             tokens = torch.tensor([texts[row][read[row]] for row in present])
@@ -51,10 +51,24 @@ def test_columns_of_rows_that_left_are_removed() -> None:
     model = FAMILIES["llama"].build().eval()
     cache = RowCache()
     ids, mask = pad_rows([list(range(3, 12)), list(range(5, 9))], 0, "left")
-    cache.add_rows(read_prompts(model, ids, mask)[1], [9, 4])
+    cache.add_rows(prefill(model, ids, mask)[1], [9, 4])
     assert [layer.keys.shape[2] for layer in cache.cache.layers] == [9] * len(cache.cache.layers)
     cache.keep_rows([1])
     assert cache.lengths == [4]
     assert {layer.values.shape[2] for layer in cache.cache.layers} == {4}
     cache.keep_rows([])
     assert cache.lengths == [] and cache.cache.get_seq_length() == 0
+
+
+@pytest.mark.parametrize(
+    ("rope", "plain"), [("default", True), ("llama3", True), ("dynamic", False), ("longrope", False)]
+)
+def test_positions_that_depend_on_the_longest_row_are_refused(rope: str, plain: bool) -> None:
+    model = FAMILIES["llama"].build()
+    model.config.rope_parameters = {"rope_type": rope, "rope_theta": 1e4}
+    assert has_plain_cache(model) == plain
+    model.config.rope_parameters = {
+        "full_attention": {"rope_type": rope},
+        "sliding_attention": {"rope_type": "default"},
+    }
+    assert has_plain_cache(model) == plain

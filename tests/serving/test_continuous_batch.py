@@ -12,7 +12,7 @@ from easyedit_lifelong.serving.batches import open_batch
 from easyedit_lifelong.serving.continuous_batch import ContinuousBatch
 from easyedit_lifelong.serving.generation import Row, Sampling
 from easyedit_lifelong.serving.live_model import LiveModel
-from easyedit_lifelong.serving.whole_batches import WholeBatch, generate_rows
+from easyedit_lifelong.serving.static_batch import StaticBatch, generate_rows
 from tests.serving.test_mixed_versions import HPARAMS, five_versions, prompts
 from tests.support.corpus import write_corpus
 from tests.support.served_models import PROMPTS, fine_tuning, live_model, requests
@@ -95,7 +95,42 @@ def test_a_prompt_is_read_by_the_unedited_model_while_edited_answers_run(tmp_pat
         assert edited.tokens[0] != (plain.tokens or [None])[0]
 
 
-def test_a_cancelled_answer_leaves_and_the_others_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", HPARAMS)
+def test_a_version_that_is_loaded_while_answers_run_has_its_own_edits_only(tmp_path: Path, method: str) -> None:
+    write_corpus(tmp_path)
+    hparams = HPARAMS[method](tmp_path)
+    with five_versions(tmp_path, hparams) as live:
+        expected = alone(live)
+    log_folder = tmp_path / "edits"
+    with live_model(log_folder, hparams) as live:
+        assert len(live._earlier) == 0
+        answers = rows()
+        present = [Row(answers[n].prompt, Sampling(max_tokens=20)) for n in (0, 1)]
+        with open_batch(live, live.version, 32) as batch:
+            for row in present:
+                batch.add(row, live.version)
+            for row, version in zip(answers, versions(live), strict=True):
+                batch.step()
+                batch.step()
+                batch.add(row, version)
+            while any(row.finish_reason is None for row in answers):
+                batch.step()
+        assert len(live._earlier) > 0
+        assert [fields(row) for row in answers] == [fields(row) for row in expected]
+
+
+def test_requests_of_one_token_do_not_stop_a_running_answer(tmp_path: Path) -> None:
+    with live_model(tmp_path) as live:
+        running = Row(TOKENIZER("blue")["input_ids"], Sampling(max_tokens=20))
+        with open_batch(live, 0, 4) as batch:
+            batch.add(running, 0)
+            for _ in range(12):
+                batch.add(Row(TOKENIZER("snow")["input_ids"], Sampling(max_tokens=1)), 0)
+                batch.step()
+        assert len(running.tokens) >= 4
+
+
+def test_a_cancelled_answer_leaves_and_the_others_continue(tmp_path: Path) -> None:
     with live_model(tmp_path) as live:
         live.add(requests(0), "key")
         expected, kept, cancelled = (Row(TOKENIZER(PROMPTS[0])["input_ids"], Sampling(max_tokens=8)) for _ in range(3))
@@ -126,4 +161,4 @@ def test_edits_in_weights_are_continued_and_hooks_that_do_not_act_by_row_are_not
             assert (row.tokens == expected.tokens) == (version == 1)
         live.model.model.layers[0].register_forward_hook(lambda *_: None)
         with open_batch(live, 1, 8) as batch:
-            assert isinstance(batch, WholeBatch)
+            assert isinstance(batch, StaticBatch)

@@ -130,14 +130,15 @@ def test_later_requests_wait_behind_one_that_does_not_fit_and_behind_a_change(li
     engine.close()
 
 
+@pytest.mark.parametrize("error", [RunError("damaged"), OSError("damaged")])
 def test_a_version_that_can_not_be_loaded_fails_its_own_request_only(
-    live: LiveModel, monkeypatch: pytest.MonkeyPatch
+    live: LiveModel, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     live.add(requests(0), "key")
     live.add(requests(1), "key")
 
     def fail(*_: Any) -> None:
-        raise RunError("damaged")
+        raise error
 
     monkeypatch.setattr(live._earlier, "model", fail)
     engine = Engine(live)
@@ -146,7 +147,7 @@ def test_a_version_that_can_not_be_loaded_fails_its_own_request_only(
     release.set()
     assert [result(jobs[0])[0], result(jobs[2])[0]] == [2, 0]
     for future in (jobs[1].started, jobs[1].finished):
-        with pytest.raises(RunError, match="damaged"):
+        with pytest.raises(type(error), match="damaged"):
             future.result(WAIT)
     engine.close()
 

@@ -10,7 +10,7 @@ import torch
 from easyedit_lifelong import apply_grace_to_model
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.serving.generation import Row, Sampling, sample
-from easyedit_lifelong.serving.whole_batches import generate_rows
+from easyedit_lifelong.serving.static_batch import generate_rows
 from tests.support.served_models import OTHER_PROMPTS, PROMPTS, grace, requests
 from tests.support.tiny_models import build_model, build_tokenizer
 

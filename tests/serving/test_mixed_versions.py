@@ -20,7 +20,7 @@ from easyedit_lifelong.serving.earlier_versions import MAX_VERSIONS
 from easyedit_lifelong.serving.engine import Engine
 from easyedit_lifelong.serving.generation import Row, Sampling
 from easyedit_lifelong.serving.live_model import LiveModel
-from easyedit_lifelong.serving.whole_batches import generate_rows
+from easyedit_lifelong.serving.static_batch import generate_rows
 from tests.support import subject_edits
 from tests.support.corpus import write_corpus
 from tests.support.served_models import FACTS, OTHER_PROMPTS, PROMPTS, fine_tuning, grace, live_model

@@ -28,7 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     edits = "key that may also edit; " + _KEY_HELP.format(EDIT_KEY)
     add("--edit-key", action="append", default=[], metavar="KEY", help=edits)
     add("--max-tokens", type=positive_int, default=1024, metavar="N", help="most new tokens of an answer (1024)")
-    add("--max-batch", type=positive_int, default=32, metavar="N", help="most answers in a batch (32)")
+    add(
+        "--max-batch",
+        type=positive_int,
+        default=32,
+        metavar="N",
+        help="most answers that are generated at the same time (32)",
+    )
     add("--max-waiting", type=positive_int, default=256, metavar="N", help="most requests that wait (256)")
     add("--max-body", type=positive_int, default=2**20, metavar="BYTES", help="largest body of a request (1 MiB)")
     add("--timeout", type=positive_float, default=120.0, metavar="S", help="seconds until a request fails (120)")

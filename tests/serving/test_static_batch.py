@@ -11,7 +11,7 @@ import pytest
 from easyedit_lifelong.serving.batches import open_batch
 from easyedit_lifelong.serving.engine import Engine
 from easyedit_lifelong.serving.generation import Row, Sampling
-from easyedit_lifelong.serving.whole_batches import WholeBatch
+from easyedit_lifelong.serving.static_batch import StaticBatch
 from tests.serving.test_mixed_versions import five_versions
 from tests.support.served_models import OTHER_PROMPTS, PROMPTS, grace
 from tests.support.tiny_models import build_model, build_tokenizer
@@ -31,7 +31,7 @@ def test_a_long_prompt_and_a_long_answer_are_not_one_batch() -> None:
         sizes.append(len(versions))
         return contextlib.nullcontext(model)
 
-    batch = WholeBatch(of_rows, model, TOKENIZER, 8)
+    batch = StaticBatch(of_rows, model, TOKENIZER, 8)
     batch.add(row("the " * 55), 0)
     assert not batch.has_room([row("the", 50)])
     assert batch.has_room([row("the")]) and not batch.has_room([row("the")] * 8)
@@ -61,5 +61,5 @@ def test_a_server_of_a_model_whose_rows_can_not_join_gives_the_same_answers(
         joined = answers(live)
         monkeypatch.setattr("easyedit_lifelong.serving.batches.can_cache_rows", lambda _: False)
         with open_batch(live, 0, 8) as batch:
-            assert isinstance(batch, WholeBatch)
+            assert isinstance(batch, StaticBatch)
         assert answers(live) == joined

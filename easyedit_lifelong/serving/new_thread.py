@@ -1,9 +1,9 @@
-"""Run a function in a thread that ends with it.
+"""Run a function in a new thread, and end the thread.
 
 OpenMP, which torch uses on a CPU, keeps a pool of threads for every thread that has run a parallel operation, until
-that thread ends. While there are more of these threads than cores, each waits for work by sleeping and not by spinning,
-so that every operation takes longer: a batch of four answers of SmolLM2-135M took 1.35 s instead of 1.05 s on two
-cores. So the thread that loads a model must end before the engine's thread runs the model.
+that thread ends. While there are more OpenMP threads than cores, each of them waits for work by sleeping and not by
+spinning, so that every operation takes longer: a batch of four answers of SmolLM2-135M took 1.35 s instead of 1.05 s on
+two cores. So the thread that loads a model must end before the engine's thread runs the model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
-def in_short_thread(function: Callable[[], Result]) -> Result:
+def run_in_new_thread(function: Callable[[], Result]) -> Result:
     """Return the result of a function that runs in a new thread; an error of it is raised here.
 
     Raises:
@@ -30,15 +30,17 @@ def in_short_thread(function: Callable[[], Result]) -> Result:
         try:
             result.set_result(function())
         except BaseException as error:
-            result.set_exception(error)
+            if not result.done():  # an interrupt can come after the result
+                result.set_exception(error)
 
     thread = threading.Thread(target=run, name="easyedit-lifelong-load", daemon=True)
     try:
         thread.start()
         thread.join()
     except KeyboardInterrupt:
-        interrupt = ctypes.py_object(KeyboardInterrupt)
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), interrupt)
-        wait([result])
+        if thread.ident is not None:  # it has begun
+            interrupt = ctypes.py_object(KeyboardInterrupt)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), interrupt)
+            wait([result])
         raise
     return result.result()

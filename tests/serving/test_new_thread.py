@@ -10,18 +10,18 @@ import time
 import pytest
 
 from easyedit_lifelong.errors import ModelError
-from easyedit_lifelong.serving.short_thread import in_short_thread
+from easyedit_lifelong.serving.new_thread import run_in_new_thread
 
 
 def test_the_result_and_errors_are_those_of_the_function_and_the_thread_has_ended() -> None:
-    thread = in_short_thread(threading.current_thread)
+    thread = run_in_new_thread(threading.current_thread)
     assert thread is not threading.current_thread() and not thread.is_alive()
 
     def fail() -> None:
         raise ModelError("no such model")
 
     with pytest.raises(ModelError, match="no such model"):
-        in_short_thread(fail)
+        run_in_new_thread(fail)
 
 
 def test_an_interrupt_ends_the_function_first() -> None:
@@ -38,5 +38,5 @@ def test_an_interrupt_ends_the_function_first() -> None:
             raise
 
     with pytest.raises(KeyboardInterrupt):
-        in_short_thread(work)
+        run_in_new_thread(work)
     assert ends == ["function"]

@@ -1,4 +1,4 @@
-"""Generate answers that begin together, with any model and method.
+"""Generate answers that begin at the same time (static batching), with any model and method.
 
 Prompts are padded on the left, and the model's ``generate`` runs the batch, so that edits find where each prompt ends.
 """
@@ -56,8 +56,8 @@ def generate_rows(model: Any, tokenizer: Any, rows: Sequence[Row]) -> None:
         )
 
 
-class WholeBatch:
-    """Answers that are generated together in one step, from their prompts to their ends.
+class StaticBatch:
+    """Answers that are generated in one step, from their prompts to their ends.
 
     Args:
         model_of_rows: returns, for the version of each row, the context of the model that runs these rows.
