@@ -46,7 +46,7 @@ class Trial:
     @property
     def objective(self) -> float:
         """The harmonic mean of the scores: 0 if one of them is 0, or if no edits could be made."""
-        return float(statistics.harmonic_mean(self.scores.values())) if self.scores else 0.0
+        return float(statistics.harmonic_mean(tuple(self.scores.values()))) if self.scores else 0.0
 
     @property
     def rank(self) -> tuple[float, float]:

@@ -6,6 +6,9 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.paths import expanded_path
+
 ONLY_READ = {"doctor", "plugins", "generate", "inspect", "push"}
 """Commands that write no files."""
 
@@ -44,13 +47,16 @@ def interruption_text(verb: str, arguments: argparse.Namespace) -> str:
         return f"{on_disk}, and the same command continues"
     if verb not in RESUMED_FROM:
         return on_disk
-    if arguments.out is None or not _is_resumable(Path(arguments.out).expanduser(), RESUMED_FROM[verb]):
+    if arguments.out is None or not _is_resumable(arguments.out, RESUMED_FROM[verb]):
         return "interrupted before there was anything to resume; the same command begins again"
     if verb == "train":
         return "interrupted; the same command with --resume continues from the last checkpoint"
     return f"{on_disk}, and the same command with --resume continues"
 
 
-def _is_resumable(folder: Path, files: tuple[str, ...]) -> bool:
+def _is_resumable(folder: Path | str, files: tuple[str, ...]) -> bool:
     """Return whether a folder has one of the files from which a command is resumed."""
-    return any((folder / name).is_file() for name in files)
+    try:
+        return any((expanded_path(folder, RunError) / name).is_file() for name in files)
+    except RunError:  # the folder of an unknown user
+        return False

@@ -53,7 +53,7 @@ class SweptLayer:
     @property
     def combined(self) -> float:
         """The harmonic mean of the scores, as ROME's score S; 0 if one is 0."""
-        return statistics.harmonic_mean(self.scores.values()) if self.scores else 0.0
+        return statistics.harmonic_mean(tuple(self.scores.values())) if self.scores else 0.0
 
 
 def sweep_layers(

@@ -59,7 +59,13 @@ def test_torn_and_broken_lines_are_skipped_and_noted(tmp_path: Path) -> None:
     assert not run.finished and run.scores() == {k: v for k, v in run.scores().items() if "before" not in k}
 
 
-@pytest.mark.parametrize("junk", ["null", "[]", '{"n_edits": "x", "ERR": "high"}', '{"n_edits": 1, "ERR": NaN}'])
+@pytest.mark.parametrize(
+    "junk",
+    [
+        *("null", "[]", '{"n_edits": "x", "ERR": "high"}', '{"n_edits": 1, "ERR": NaN}'),
+        f'{{"n_edits": {10**400}, "ERR": 0.5}}',  # beyond the largest float
+    ],
+)
 def test_values_that_are_not_numbers_are_not_scores(tmp_path: Path, junk: str) -> None:
     (tmp_path / "metrics.jsonl").write_text(junk + "\n")
     assert read_run(tmp_path).points("ERR") == []

@@ -282,7 +282,8 @@ def _merge_detail(entry: Entry) -> Entry:
 
 def _last_scorings(entries: list[Entry]) -> list[Entry]:
     """Return the last scoring at each number of edits; a resumed run can have two at the same number."""
-    by_edits = {entry["n_edits"]: entry for entry in entries if isinstance(entry.get("n_edits"), int)}
+    numbered = [entry for entry in entries if isinstance(entry.get("n_edits"), int) and is_number(entry["n_edits"])]
+    by_edits = {entry["n_edits"]: entry for entry in numbered}
     return [by_edits[n] for n in sorted(by_edits)]
 
 
