@@ -51,14 +51,23 @@ def fields(row: Row) -> tuple[Any, ...]:
     return row.tokens, row.text, row.finish_reason, [entry.token for entry in row.logprobs]
 
 
+@pytest.fixture(scope="module", params=HPARAMS)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, list[Row]]:
+    """A folder with five versions, the hyperparameters of its method, and the rows as generated one by one."""
+    folder = tmp_path_factory.mktemp("served")
+    write_corpus(folder)
+    hparams = HPARAMS[request.param](folder)
+    with five_versions(folder, hparams) as live:
+        return folder / "edits", hparams, alone(live)
+
+
 @pytest.mark.parametrize(("max_rows", "at_once"), [(32, 1), (2, 1), (32, 3), (5, 20)])
-@pytest.mark.parametrize("method", HPARAMS)
 def test_answers_of_all_versions_that_arrive_at_different_times(
-    tmp_path: Path, method: str, max_rows: int, at_once: int
+    served: tuple[Path, Any, list[Row]], max_rows: int, at_once: int
 ) -> None:
-    write_corpus(tmp_path)
-    with five_versions(tmp_path, HPARAMS[method](tmp_path)) as live:
-        expected, answers = alone(live), rows()
+    folder, hparams, expected = served
+    with live_model(folder, hparams) as live:
+        answers = rows()
         with open_batch(live, live.version, max_rows) as batch:
             assert isinstance(batch, ContinuousBatch)
             steps = []
@@ -95,14 +104,11 @@ def test_a_prompt_is_read_by_the_unedited_model_while_edited_answers_run(tmp_pat
         assert edited.tokens[0] != (plain.tokens or [None])[0]
 
 
-@pytest.mark.parametrize("method", HPARAMS)
-def test_a_version_that_is_loaded_while_answers_run_has_its_own_edits_only(tmp_path: Path, method: str) -> None:
-    write_corpus(tmp_path)
-    hparams = HPARAMS[method](tmp_path)
-    with five_versions(tmp_path, hparams) as live:
-        expected = alone(live)
-    log_folder = tmp_path / "edits"
-    with live_model(log_folder, hparams) as live:
+def test_a_version_that_is_loaded_while_answers_run_has_its_own_edits_only(
+    served: tuple[Path, Any, list[Row]],
+) -> None:
+    folder, hparams, expected = served
+    with live_model(folder, hparams) as live:
         assert len(live._earlier) == 0
         answers = rows()
         present = [Row(answers[n].prompt, Sampling(max_tokens=20)) for n in (0, 1)]
