@@ -176,7 +176,7 @@ def _try_rows(model: Any) -> bool:
                 cache.add_rows(prefill(model, *pad_rows(prompts, _PAD, "left", device))[1], lengths)
             for step in range(2):
                 tokens = torch.tensor([row[len(row) - 2 + step] for row in rows], device=device)
-                together = model(**cache.next_pass(tokens)).logits[:, -1]
+                batch_logits = model(**cache.next_pass(tokens)).logits[:, -1]
                 if step == 0:
                     cache.keep_rows([0, 2])
                     rows = [rows[0], rows[2]]
@@ -186,5 +186,5 @@ def _try_rows(model: Any) -> bool:
             return False
     return all(
         same_logits(row.float(), expected.float(), expected.dtype)
-        for row, expected in zip(together, (alone[0], alone[2]), strict=True)
+        for row, expected in zip(batch_logits, (alone[0], alone[2]), strict=True)
     )

@@ -15,10 +15,10 @@ from easyedit_lifelong.serving.static_batch import StaticBatch
 
 
 class Batch(Protocol):
-    """Answers that are generated together."""
+    """Answers that are generated in one batch."""
 
     def has_room(self, rows: Sequence[Row]) -> bool:
-        """Return whether these answers can be generated together with the present ones."""
+        """Return whether these answers fit the batch, beside the present ones."""
 
     def add(self, row: Row, version: int) -> None:
         """Add an answer of a version.
@@ -37,7 +37,7 @@ def open_batch(live: LiveModel, version: int, max_rows: int) -> Iterator[Batch]:
     """Yield an empty batch. Until the end of the context, the edits of the model must not change.
 
     Answers join a running batch if the edits act by row, or are in the weights alone, and if the model's cache allows
-    it. Otherwise they begin together.
+    it. Otherwise the batch is static: they begin at the same time.
 
     Args:
         live: the model.

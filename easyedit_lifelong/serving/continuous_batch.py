@@ -67,7 +67,7 @@ class ContinuousBatch:
         self._prefills = 0  # since the last decoding pass
 
     def has_room(self, rows: Sequence[Row]) -> bool:
-        """Return whether these answers can be generated together with the present ones."""
+        """Return whether these answers fit the batch, beside the present ones."""
         return len(self._waiting) + len(self._running) + len(rows) <= self._max_rows
 
     def add(self, row: Row, version: int) -> None:
@@ -110,7 +110,7 @@ class ContinuousBatch:
     def _next_answers(self) -> list[_Answer]:
         """Remove from those that wait the answers whose prompts the next pass reads.
 
-        They are read together as long as no more than half of the pass is padding.
+        One pass reads several as long as no more than half of the pass is padding.
         """
         answers: list[_Answer] = []
         width = tokens = 0

@@ -1,8 +1,8 @@
 """The engine: one worker thread that owns the model, and a queue of requests and changes.
 
-Requests are generated together, also those of different versions if the method's edits act by row. A change (an edit, a
-deletion, a rollback) runs alone, in the order of arrival: what came before it is finished first, what came after it
-begins later. So an answer is generated wholly under one version of the edits.
+Requests are generated in one batch, also those of different versions if the method's edits act by row. A change (an
+edit, a deletion, a rollback) runs alone, in the order of arrival: what came before it is finished first, what came
+after it begins later. So an answer is generated under one version of the edits, from its beginning to its end.
 """
 
 from __future__ import annotations

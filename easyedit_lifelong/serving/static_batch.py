@@ -78,7 +78,7 @@ class StaticBatch:
         self._versions: list[tuple[Row, int]] = []
 
     def has_room(self, rows: Sequence[Row]) -> bool:
-        """Return whether these answers can be generated together with the present ones."""
+        """Return whether these answers fit the batch, beside the present ones."""
         return self._fit([*(row for row, _ in self._versions), *rows])
 
     def add(self, row: Row, version: int) -> None:
