@@ -170,7 +170,7 @@ class DeferredMethod:
         """Import the method.
 
         Raises:
-            PluginError: the module has no such method, or the method has report sections of its own.
+            PluginError: the module has no such method, or its ``EditMethod`` has report sections.
         """
         methods = getattr(importlib.import_module(self.module), "METHODS", ())
         method = next((method for method in methods if method.name == self.name), None)

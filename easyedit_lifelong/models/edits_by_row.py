@@ -98,7 +98,7 @@ def edits_by_row(model: nn.Module, edited: Sequence[nn.Module]) -> Iterator[nn.M
 
 @contextlib.contextmanager
 def edits_of_texts(model: nn.Module, edited: Sequence[nn.Module], generations: Sequence[Generation]) -> Iterator[None]:
-    """Let each row of the passes inside the context hold a text with the edits of its own model.
+    """Let each row of the passes inside the context hold a text, with the edits of one of the models.
 
     All edits must act through an :class:`.Attachment`, and on each row independently of the other rows. The first pass
     of a text reads its prompt; each further one, in this context or another, reads one token.

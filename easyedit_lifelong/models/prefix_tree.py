@@ -1,9 +1,9 @@
 """Pack rows of tokens as prefix trees, so that a model computes tokens that rows have in common once.
 
 A prefix tree is one row of the model's input. An attention mask with an entry for each pair of tokens lets each token
-see the tokens of its own text alone; its position is that in its text. In a causal model, a
-token's hidden state depends on the tokens up to it. So the logits are those of separate rows, up to rounding. This is
-the tree attention of speculative decoding (SpecInfer, arXiv 2305.09781), for given texts.
+see only the tokens of the same text, and its position is that in the text. In a causal model, a token's hidden state
+depends on the tokens up to it. So the logits are those of separate rows, up to rounding. This is the tree attention of
+speculative decoding (SpecInfer, arXiv 2305.09781), for given texts.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from easyedit_lifelong.models.model_modes import evaluating
 from easyedit_lifelong.models.plain_models import is_plain
 from easyedit_lifelong.models.row_cache import can_cache_rows
 from easyedit_lifelong.serving.continuous_batch import ContinuousBatch
@@ -53,11 +54,15 @@ def open_batch(live: LiveModel, version: int, max_rows: int) -> Iterator[Batch]:
         if not can_cache_rows(live.base):
             yield StaticBatch(live.of_rows, live.base, tokenizer, max_rows)
             return
-        with contextlib.closing(ContinuousBatch(live.base, live.of_version, tokenizer, max_rows)) as batch:
+        with (
+            evaluating(live.base),
+            contextlib.closing(ContinuousBatch(live.base, live.of_version, tokenizer, max_rows)) as batch,
+        ):
             yield batch
         return
     with live.at(version) as model:
         if is_plain(model) and can_cache_rows(model):
-            yield ContinuousBatch(model, lambda _: model, tokenizer, max_rows)
+            with evaluating(model):
+                yield ContinuousBatch(model, lambda _: model, tokenizer, max_rows)
         else:
             yield StaticBatch(lambda _: contextlib.nullcontext(model), model, tokenizer, max_rows)

@@ -1,7 +1,8 @@
 """Generate answers that join the running ones when they arrive, and leave when they end (continuous batching).
 
 A prefill reads the prompts that wait, in one pass. Their keys and values then join those of the running answers. A
-decoding pass reads one more token of all of these. In every pass, each row has the edits of its own version.
+decoding pass reads one more token of all of these. In every pass, each row has the edits of its
+version.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from torch import Tensor
 from easyedit_lifelong.models.devices import input_device
 from easyedit_lifelong.models.edits_by_row import edits_of_texts
 from easyedit_lifelong.models.encoding import pad_rows
-from easyedit_lifelong.models.model_modes import evaluating
 from easyedit_lifelong.models.row_cache import RowCache, prefill
 from easyedit_lifelong.models.windows import Generation
 from easyedit_lifelong.serving.generation import Continuation, Row
@@ -51,7 +51,7 @@ class ContinuousBatch:
     """The answers that are generated now.
 
     Args:
-        base: the model that runs the steps. The models of all versions share its weights.
+        base: the model that runs the steps, in evaluation mode. The models of all versions share its weights.
         model_of: returns the model of a version, to which edits of this package are attached; or ``base``.
         tokenizer: the tokenizer.
         max_rows: how many answers can be generated at the same time. Others wait for these to end.
@@ -87,18 +87,17 @@ class ContinuousBatch:
         Returns:
             The number of answers that got a token.
         """
-        with evaluating(self._base):
-            may_prefill = self._prefills < _MAX_PREFILLS or not self._running
-            answers = self._next_answers() if may_prefill else []
-            if answers:
-                self._prefills += 1
-                self._prefill(answers)
-                return len(answers)
-            self._prefills = 0
-            running = len(self._running)
-            if running:
-                self._decode()
-            return running
+        may_prefill = self._prefills < _MAX_PREFILLS or not self._running
+        answers = self._next_answers() if may_prefill else []
+        if answers:
+            self._prefills += 1
+            self._prefill(answers)
+            return len(answers)
+        self._prefills = 0
+        running = len(self._running)
+        if running:
+            self._decode()
+        return running
 
     def close(self) -> None:
         """Forget all answers, and remove all edits from ``base``."""

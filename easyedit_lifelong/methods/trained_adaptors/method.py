@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
-from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.trained_adaptors.config import AdaptorHyperParams
 from easyedit_lifelong.methods.trained_adaptors.editor import EDITORS, AdaptorEditor, apply_adaptor_to_model
 from easyedit_lifelong.methods.trained_adaptors.explain import explain
-from easyedit_lifelong.methods.training.examples import encode_request
-from easyedit_lifelong.methods.weight_updates.check import check_block_projections
+from easyedit_lifelong.methods.weight_updates.check import check_block_projections, check_encodable
 from easyedit_lifelong.methods.weight_updates.store import BatchStore, batch_reasons
-from easyedit_lifelong.models.load import context_length
 
 _SHOWN_SETTINGS = {"Defer-native": ("edit_lr", "n_iter", "threshold"), "Memory": ("edit_lr", "n_iter", "nkeys")}
 """The hyperparameters that ``inspect`` shows, by method."""
@@ -27,16 +23,6 @@ def check_model(model: Any, tokenizer: Any, hparams: AdaptorHyperParams) -> None
         ModelError: it is not.
     """
     check_block_projections(model, hparams, "inner_params")
-
-
-def check_requests(model: Any, tokenizer: Any, hparams: AdaptorHyperParams, requests: Sequence[EditRequest]) -> None:
-    """Check each request by itself.
-
-    Raises:
-        DataError: a request cannot be encoded, or is too long for the model.
-    """
-    for request in requests:
-        encode_request(tokenizer, request, hparams.eos, context_length(model))
 
 
 def _method(editor_class: type[AdaptorEditor]) -> EditMethod:
@@ -53,7 +39,7 @@ def _method(editor_class: type[AdaptorEditor]) -> EditMethod:
         apply_adaptor_to_model,
         batchable=True,
         check=check_model,
-        check_requests=check_requests,
+        check_requests=check_encodable,
         edits=store,
         remove_batches=store,
         describe=store.describe,
