@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from easyedit_lifelong.hyperparams import PluginHyperParams
 from easyedit_lifelong.methods.shared.subject_keys.key_texts import template_problems
 from easyedit_lifelong.methods.shared.vector_optimisers import ADAM, LBFGS
+from easyedit_lifelong.models.reduced_products import TRAIN_DTYPES
 
 ACTIVATIONS, RELATIONS = "activations", "relations"
 """The distances of the relation gate."""
@@ -71,6 +72,9 @@ class GraceHyperParams(PluginHyperParams):
             :mod:`easyedit_lifelong.methods.grace.training.restricted_training`. 0: all tokens. It has no effect on
             models other than causal language models, on further keys, where partial passes aren't possible, nor where
             the output head is no plain linear layer.
+        train_dtype: dtype of the matrix products while a value is trained, in a model in float32: None for the model's
+            own, ``bfloat16``, or ``auto`` for bfloat16 where the processor has instructions for it. An exact pass then
+            checks the value, as for ``likely_tokens``, and it has an effect in the same cases.
         whiten: compare keys after whitening by the second moments of the layer's inputs, which reduces the weight of
             directions that all tokens share. docs/covariance.md says where the second moments come from.
         key_templates: with ``subject_last``, texts with ``{subject}`` or ``{prompt}``. An edit has one key vector for
@@ -110,6 +114,7 @@ class GraceHyperParams(PluginHyperParams):
     CHOICES: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "dist_fn": ("euc", "cos"),
         "optimizer": (ADAM, LBFGS),
+        "train_dtype": TRAIN_DTYPES,
         "val_init": ("cold", "warm"),
         "val_train": ("sgd", "adv"),
         "val_reg": (None,),
@@ -155,6 +160,7 @@ class GraceHyperParams(PluginHyperParams):
     eos: bool = False
     tokens_per_key: int = 0
     likely_tokens: int = 0
+    train_dtype: str | None = None
     whiten: bool = False
     key_templates: list[str] = field(default_factory=list)
     context_templates: list[str] = field(default_factory=list)
@@ -196,10 +202,12 @@ class GraceHyperParams(PluginHyperParams):
             problems.append(f"eps: {self.eps} is less than 0")
         if isinstance(self.false_fire_rate, float) and self.false_fire_rate >= 1:
             problems.append(f"false_fire_rate: {self.false_fire_rate} must be less than 1")
-        if self.likely_tokens and (self.val_train != "sgd" or self.dropout):
-            problems.append(
-                "likely_tokens: needs val_train: sgd and dropout: 0, because values are checked by a last pass"
-            )
+        if self.val_train != "sgd" or self.dropout:
+            problems += [
+                f"{name}: needs val_train: sgd and dropout: 0, because values are checked by a last pass"
+                for name in ("likely_tokens", "train_dtype")
+                if getattr(self, name)
+            ]
         if self.tokens_per_key:
             problems += self._check_tokens_per_key()
         return problems + (self._check_subject() if self.by_subject else self._check_prompt())

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from easyedit_lifelong.methods.shared.vector_optimisers import ADAM, LBFGS
 from easyedit_lifelong.methods.weight_updates.config import BlockUpdateHyperParams, is_list_of
+from easyedit_lifelong.models.reduced_products import TRAIN_DTYPES
 
 _MAX_CONTEXTS = 1000
 """Contexts are generated in one batch. MEMIT's files ask for 5, ROME's for 20."""
@@ -34,6 +35,10 @@ class LocateEditHyperParams(BlockUpdateHyperParams):
         optimizer: what optimises the target vectors: ``adam`` as in the papers, or ``lbfgs``, limited-memory BFGS,
             which needs fewer steps.
         v_lr: learning rate of Adam for the target vectors; ``lbfgs`` takes the length of its longest step from it.
+        train_dtype: dtype of the matrix products of the blocks while target vectors are optimised, in a model in
+            float32: None for the model's own, ``bfloat16``, or ``auto`` for bfloat16 where the processor has
+            instructions for it. The losses of the results are exact. It has an effect where partial passes are
+            possible.
         v_loss_layer: number of the block from whose output the loss predicts the target; None: the last block.
         v_weight_decay: weight of the penalty ‖δ‖/‖h‖², where δ is the change of the hidden state h.
         v_stop_loss: the optimisation of a target vector stops when its loss is below this.
@@ -58,6 +63,7 @@ class LocateEditHyperParams(BlockUpdateHyperParams):
         "fact_token": ("subject_last", "subject_first", "subject_first_after_last", "last"),
         "layer_selection": ("all",),
         "optimizer": (ADAM, LBFGS),
+        "train_dtype": TRAIN_DTYPES,
         "mom2_adjustment": (True,),
         "mom2_dtype": ("float32", "float64"),
         "mom2_engine": ("native", "easyedit"),
@@ -99,6 +105,7 @@ class LocateEditHyperParams(BlockUpdateHyperParams):
     fact_token: str = "subject_last"
     num_layers: int | None = None
     optimizer: str = ADAM
+    train_dtype: str | None = None
     v_num_grad_steps: int = 20
     v_lr: float = 0.5
     v_loss_layer: int | None = None

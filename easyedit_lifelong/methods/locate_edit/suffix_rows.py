@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.methods.locate_edit.affected_blocks import split_blocks
 from easyedit_lifelong.methods.locate_edit.aligned_rows import BatchRow, align_rows
 from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
 from easyedit_lifelong.methods.locate_edit.early_head import EarlyHead
@@ -32,7 +34,7 @@ from easyedit_lifelong.models.partial_pass import (
     with_hidden,
 )
 from easyedit_lifelong.models.precision import at_least_float32
-from easyedit_lifelong.models.prompt_positions import full_prompt_layers
+from easyedit_lifelong.models.reduced_products import ReducedProducts, reduces_products
 from easyedit_lifelong.models.row_axis import with_row_axis
 from easyedit_lifelong.models.runner import Runner
 
@@ -45,13 +47,14 @@ class SuffixRows:
     A full pass is run once. After that, a partial pass runs the blocks that the change affects, from the lookup tokens
     on, and skips padding in modules that compute each token by itself. The logits of the first partial pass are
     compared with those of the full pass. All passes are full if they differ, if the model can't run partial passes (its
-    cache is of another kind), or if its blocks are not known.
+    cache is of another kind), or if its blocks are not known. With ``train_dtype``, later partial passes round the
+    factors of the blocks' matrix products (:mod:`~easyedit_lifelong.models.reduced_products`).
 
     Args:
         runner: runs the model.
         batch_rows: the rows.
         layer: number of the block whose output is changed.
-        hparams: name the modules of the model.
+        hparams: name the modules of the model, and ``train_dtype``.
         projection: a projection of that block, whose output is changed instead of the block's; None: the block's.
 
     Attributes:
@@ -75,9 +78,11 @@ class SuffixRows:
         self._early_head = EarlyHead(runner, hparams, layer)
         self.rows = align_rows(runner, batch_rows)
         self._head = None if runner.anatomy is None else runner.anatomy.head
-        split = None if self._head is None else _split_blocks(runner, block, projection)
+        split = None if self._head is None else split_blocks(runner, block, projection)
         self._partial = split is not None
         self._constant_blocks, affected = ([], []) if split is None else split
+        rounds = self._partial and reduces_products(hparams.train_dtype, runner.device)
+        self._products = ReducedProducts(affected) if rounds else None
         # The last block's attention reads all tokens, but its MLP is needed only where a token is predicted.
         self._last_mlps = self._without_projection(mlps_of(affected[-1]) if affected else [])
         token_wise = [module for block in affected for module in token_wise_modules(block)]
@@ -87,7 +92,12 @@ class SuffixRows:
         self._initial_essence_log_probs: Tensor | None = None
         self._logits_to_match = full_logits if self._partial else None
 
-    def log_probabilities(self, delta: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def rounds(self) -> bool:
+        """Whether passes round the factors of matrix products, so that losses are not exact."""
+        return self._partial and self._products is not None
+
+    def log_probabilities(self, delta: Tensor, *, exact: bool = False) -> tuple[Tensor, Tensor]:
         """Return the log-probabilities and the divergence with changed hidden states; differentiable in ``delta``.
 
         The first call must be with ``delta`` = 0. It compares the partial pass with the full pass, and it stores the
@@ -95,13 +105,18 @@ class SuffixRows:
 
         Args:
             delta: the change of each request's hidden state, shape ``(requests of the batch, width)``.
+            exact: whether to round nothing, whatever :attr:`rounds`.
 
         Returns:
             The log-probabilities at every target token, shape ``(targets, vocabulary)``, and the KL divergence of the
             prediction of every essence row from its prediction in the first call, shape ``(essences,)``.
         """
         change = delta[self.rows.request]
-        logits, early_logits = self._run(change) if self._logits_to_match is None else self._first_run(change)
+        if self._logits_to_match is None:
+            with contextlib.nullcontext() if exact or self._products is None else self._products.active():
+                logits, early_logits = self._run(change)
+        else:
+            logits, early_logits = self._first_run(change)
         # A split, not two slices: the gradient of each slice would be as large as all logits.
         target_logits, essence_logits = logits.split([len(self.rows.targets), len(self.rows.essence_request)])
         if self._initial_essence_log_probs is None:
@@ -110,26 +125,27 @@ class SuffixRows:
         divergence: Any = KLDivergence.apply(essence_logits, self._initial_essence_log_probs)
         return (target_logits if early_logits is None else early_logits).log_softmax(dim=1), divergence
 
-    def drop_requests(self, done: Tensor) -> bool:
-        """Drop the rows of finished requests; return whether any rows are left.
+    def without_requests(self, done: Tensor) -> SuffixRows | None:
+        """Return the rows without those of finished requests; None if no rows are left.
 
         Args:
             done: whether a request is finished, shape ``(requests of the batch,)``.
         """
         kept = ~done[self.rows.request]
+        if kept.all():
+            return self
         if not kept.any():
-            return False
-        if not kept.all():
-            self.rows, kept_essences = self.rows.select_rows(kept)
-            self.lookup_outputs = self.lookup_outputs[kept]
-            if self._initial_essence_log_probs is not None:
-                self._initial_essence_log_probs = self._initial_essence_log_probs[kept_essences]
-            self._hidden = self._hidden[kept]
-            if self._constant_output is not None:
-                self._constant_output = with_hidden(self._constant_output, hidden_of(self._constant_output)[kept])
-            if self._prefix is not None:
-                self._prefix.keep_rows(kept)
-        return True
+            return None
+        selection = copy.copy(self)
+        selection.rows, kept_essences = self.rows.select_rows(kept)
+        selection.lookup_outputs, selection._hidden = self.lookup_outputs[kept], self._hidden[kept]
+        if self._initial_essence_log_probs is not None:
+            selection._initial_essence_log_probs = self._initial_essence_log_probs[kept_essences]
+        if self._constant_output is not None:
+            selection._constant_output = with_hidden(self._constant_output, hidden_of(self._constant_output)[kept])
+        if self._prefix is not None:
+            selection._prefix = self._prefix.select_rows(kept)
+        return selection
 
     def _without_projection(self, modules: Sequence[nn.Module]) -> list[nn.Module]:
         """Return the modules that do not contain the changed projection, whose output is needed at every column."""
@@ -262,25 +278,3 @@ class SuffixRows:
         """
         count = len(self.rows.targets)
         return self._early_head.logits(self.rows.prediction_row[:count], prediction_columns[:count])
-
-
-def _split_blocks(
-    runner: Runner, block: nn.Module, projection: nn.Module | None
-) -> tuple[list[nn.Module], list[nn.Module]] | None:
-    """Return the constant blocks and the affected blocks; None if all passes must be full.
-
-    Args:
-        runner: runs the model.
-        block: the block whose output is changed, or that of its projection.
-        projection: the projection; None: the block's own output is changed.
-    """
-    blocks: list[nn.Module] = list(runner.anatomy.blocks) if runner.anatomy is not None else []
-    if block not in blocks:
-        return None
-    count = blocks.index(block) + (projection is None)
-    constant, affected = blocks[:count], blocks[count:]
-    # The projection's output is replaced, so that its hooks don't run.
-    run = {module for block in affected for module in block.modules()} - {projection}
-    if not run.isdisjoint(full_prompt_layers(runner.model)):
-        return None
-    return constant, affected

@@ -81,6 +81,7 @@ def optimise_targets(
     groups = [
         SuffixRows(runner, batch_rows, layer, hparams, projection) for batch_rows in group_rows(facts, runner.model)
     ]
+    all_groups = groups if any(group.rounds for group in groups) else []  # for the exact losses of the results
     start = _initial_values(groups, len(facts))
     start_norm = start.norm(dim=1)
     largest = hparams.clamp_norm_factor * start_norm
@@ -93,7 +94,7 @@ def optimise_targets(
         delta = torch.zeros_like(start).index_copy_(0, active, optimiser.candidates[:, 0]).requires_grad_()
         with torch.enable_grad():
             loss, all_predicted = _losses(groups, delta, len(facts), hparams)
-            loss = loss + hparams.v_weight_decay * delta.norm(dim=1) / start_norm.square()
+            loss = loss + _weight_decay(delta, start_norm, hparams)
         improved = active
         if step and optimiser.returns_to_best:
             improved = active[loss.detach()[active] < losses[active]]
@@ -110,13 +111,23 @@ def optimise_targets(
         if len(remaining) < len(active):
             optimiser.keep(remaining.tolist())
             active = active[remaining]
-            groups = [group for group in groups if group.drop_requests(continues == 0)]
+            selections = [group.without_requests(continues == 0) for group in groups]
+            groups = [group for group in selections if group is not None]
         optimiser.step([[value] for value in loss[active].tolist()], gradients[active])
         if not optimiser.returns_to_best:
             _check_changes(optimiser.candidates[:, 0], active, facts, hparams.v_lr)
         steps[active] += 1
         LOG.debug("target vectors, step %d: mean loss %.3f, %d active", step, losses.mean(), len(active))
+    if all_groups:
+        with torch.no_grad():
+            losses, learned = _losses(all_groups, found, len(facts), hparams, exact=True)
+            losses = losses + _weight_decay(found, start_norm, hparams)
     return TargetVectors(start + found, steps.tolist(), losses.tolist(), learned.tolist())
+
+
+def _weight_decay(delta: Tensor, start_norm: Tensor, hparams: LocateEditHyperParams) -> Tensor:
+    """Return the penalty of each request's change δ, whose hidden state has the norm ``start_norm``."""
+    return hparams.v_weight_decay * delta.norm(dim=1) / start_norm.square()
 
 
 def _check_changes(delta: Tensor, active: Tensor, facts: Sequence[Fact], v_lr: float) -> None:
@@ -147,7 +158,7 @@ def _initial_values(groups: Sequence[SuffixRows], count: int) -> Tensor:
 
 
 def _losses(
-    groups: Sequence[SuffixRows], delta: Tensor, count: int, hparams: LocateEditHyperParams
+    groups: Sequence[SuffixRows], delta: Tensor, count: int, hparams: LocateEditHyperParams, *, exact: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Compute the losses of all requests, without weight decay.
 
@@ -156,6 +167,7 @@ def _losses(
         delta: the change of each request's hidden state, shape ``(requests, width)``.
         count: the number of requests.
         hparams: ``kl_factor`` is used.
+        exact: whether to round nothing; see :meth:`.SuffixRows.log_probabilities`.
 
     Returns:
         Each request's negative log-likelihood plus KL divergence, and whether every target token of the request was
@@ -165,7 +177,7 @@ def _losses(
     missed_tokens = torch.zeros(count, dtype=torch.long, device=delta.device)
     for group in groups:
         rows = group.rows
-        log_probs, divergence = group.log_probabilities(delta)
+        log_probs, divergence = group.log_probabilities(delta, exact=exact)
         if len(rows.targets):
             nll = -log_probs.gather(1, rows.targets.unsqueeze(1)).squeeze(1)
             loss = loss.index_add(0, rows.target_request, (nll * rows.target_weight).to(loss.dtype))

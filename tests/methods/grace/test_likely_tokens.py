@@ -159,13 +159,17 @@ def trained(
     return results, classes
 
 
+@pytest.mark.parametrize("train_dtype", [None, "bfloat16"])
+@pytest.mark.parametrize("likely", [0, 8])
 @pytest.mark.parametrize("batch", [1, 16])
 def test_values_are_learned_and_their_losses_are_exact(
-    monkeypatch: pytest.MonkeyPatch, tokenizer: Any, batch: int
+    monkeypatch: pytest.MonkeyPatch, tokenizer: Any, batch: int, likely: int, train_dtype: str | None
 ) -> None:
     model = build_model("llama")
-    results, classes = trained(monkeypatch, model, tokenizer, hparams(likely_tokens=8, train_batch=batch))
-    assert set(classes) == {9}
+    # Keys so small that no edit acts on another's prompt.
+    settings = {"likely_tokens": likely, "train_dtype": train_dtype, "train_batch": batch, "eps": 0.01}
+    results, classes = trained(monkeypatch, model, tokenizer, hparams(**settings))
+    assert set(classes) == {likely + 1 if likely else model.config.vocab_size}
     assert all(result.learned and result.loss <= 0.05 for result in results)
     for request, result in zip(REQUESTS, results, strict=True):
         prompt = tokenizer(request.prompt)["input_ids"]
@@ -273,9 +277,30 @@ def test_a_restricted_pass_gives_the_logits_of_a_full_pass(
     assert max(differences) < 1e-4
 
 
+@pytest.mark.parametrize(("name", "value"), [("likely_tokens", 8), ("train_dtype", "auto")])
 @pytest.mark.parametrize("settings", [{"val_train": "adv"}, {"dropout": 0.1, "optimizer": "adam"}])
-def test_noise_is_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(HyperParameterError, match="likely_tokens: needs val_train: sgd and dropout: 0"):
+def test_noise_is_refused(name: str, value: Any, settings: dict[str, Any]) -> None:
+    with pytest.raises(HyperParameterError, match=f"{name}: needs val_train: sgd and dropout: 0"):
         GraceHyperParams(
-            model_name="tiny", device="cpu", inner_params=["model.layers[1].mlp"], likely_tokens=8, **settings
+            model_name="tiny", device="cpu", inner_params=["model.layers[1].mlp"], **{name: value}, **settings
         )
+
+
+def test_products_are_rounded_in_training_and_not_in_the_check(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
+    """A value that fails the exact check is trained further; if it never passes, with exact passes."""
+    rounds: list[bool] = []
+    train = optimise.train_values
+
+    def recording(value_pass: SuffixPass, *arguments: Any) -> list[optimise.TrainedValue]:
+        rounds.append(value_pass._products is not None)
+        return train(value_pass, *arguments)
+
+    monkeypatch.setattr(optimise, "train_values", recording)
+    trained_values.trained_values(build_model("llama"), tokenizer, hparams(train_dtype="bfloat16"), REQUESTS)
+    assert set(rounds) == {True}
+    rounds.clear()
+    monkeypatch.setattr(optimise.Outcomes, "best", lambda *_: (0, False))
+    settings = hparams(train_dtype="bfloat16", n_iter=4)
+    monkeypatch.setattr("easyedit_lifelong.methods.grace.training.restricted_training._ROUNDS", 0)
+    trained_values.trained_values(build_model("llama"), tokenizer, settings, REQUESTS)
+    assert set(rounds) == {False}

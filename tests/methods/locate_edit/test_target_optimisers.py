@@ -11,6 +11,7 @@ import torch
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError, HyperParameterError
 from easyedit_lifelong.methods.locate_edit import target_vectors
+from easyedit_lifelong.methods.locate_edit.aligned_rows import group_rows
 from easyedit_lifelong.methods.locate_edit.facts import Fact, encode_fact
 from easyedit_lifelong.methods.locate_edit.suffix_rows import SuffixRows
 from easyedit_lifelong.methods.locate_edit.target_vectors import TargetVectors, optimise_targets
@@ -136,9 +137,9 @@ def test_every_change_at_which_the_loss_is_computed_is_within_the_ball(
     evaluated: list[torch.Tensor] = []
     log_probabilities = SuffixRows.log_probabilities
 
-    def recording(rows: SuffixRows, delta: torch.Tensor) -> Any:
+    def recording(rows: SuffixRows, delta: torch.Tensor, **options: Any) -> Any:
         evaluated.append(delta.detach().norm(dim=1))
-        return log_probabilities(rows, delta)
+        return log_probabilities(rows, delta, **options)
 
     monkeypatch.setattr(SuffixRows, "log_probabilities", recording)
     model, facts = build_model("llama"), encoded_facts()
@@ -220,3 +221,28 @@ def test_adam_is_the_default_and_a_misspelled_optimiser_is_refused(case: MethodC
     assert case.hparams().optimizer == "adam"
     with pytest.raises(HyperParameterError, match=r"optimizer: 'lbgfs' isn't one of adam, lbfgs.*lbfgs"):
         case.hparams_class(model_name="tiny", **{**case.settings(LAYOUTS["llama"]), "optimizer": "lbgfs"})  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_rounded_products_give_nearly_the_same_vectors_with_exact_losses(family: str, optimizer: str) -> None:
+    model, facts = build_model(family), encoded_facts()
+    options: dict[str, Any] = {"v_weight_decay": 0.1, "kl_factor": 0.3, "v_num_grad_steps": 6}
+    exact = optimise(model, facts, family, optimizer, **options)
+    rounded = optimise(model, facts, family, optimizer, train_dtype="bfloat16", **options)
+    assert not torch.equal(rounded.z, exact.z)
+    start = optimise(model, facts, family, optimizer, v_num_grad_steps=1).z
+    similarity = torch.cosine_similarity(rounded.z - start, exact.z - start, dim=1)
+    assert similarity.min() > 0.97
+    assert rounded.losses == pytest.approx(exact.losses, rel=0.05)
+    groups = [
+        SuffixRows(Runner(model, build_tokenizer()), group, 2, hparams_for(family))
+        for group in group_rows(facts, model)
+    ]
+    zero = torch.zeros_like(start)
+    for group in groups:
+        group.log_probabilities(zero)
+    loss, learned = target_vectors._losses(groups, rounded.z - start, len(facts), hparams_for(family, **options))
+    loss = loss + 0.1 * (rounded.z - start).norm(dim=1) / start.square().sum(dim=1)
+    assert rounded.losses == pytest.approx(loss.tolist(), rel=1e-4, abs=1e-5)
+    assert rounded.learned == learned.tolist()

@@ -27,6 +27,7 @@ from easyedit_lifelong.models.encoding import IGNORED, EncodedPair, pad_rows
 from easyedit_lifelong.models.linear import few_token_linears
 from easyedit_lifelong.models.partial_pass import FrozenPrefix, hidden_of, with_hidden
 from easyedit_lifelong.models.prompt_positions import full_prompt_layers
+from easyedit_lifelong.models.reduced_products import ReducedProducts
 from easyedit_lifelong.models.runner import Runner
 
 
@@ -75,14 +76,14 @@ class SuffixPass(ValuePass):
         constant_left = adaptor.replacement == "replace_last" and not full_prompt_layers(runner.model)
         self._start = position if block is not None and constant_left else 0
         blocks = list(anatomy.blocks) if anatomy and block is not None else []
-        above = [*blocks[block:], anatomy.head] if anatomy and blocks else []
+        above = blocks[block:]
         super().__init__(
             adaptor, targets.masked_fill(target_mask == 0, IGNORED), position - self._start, blocks[:block]
         )
         self._runner, self._n_logits = runner, right.shape[1] + 1
-        self._above = [module for module in above if module is not None]
-        self._head = anatomy.head if anatomy and blocks else None
+        self._above, self._head = above, anatomy.head if anatomy and blocks else None
         self._likely: LikelyTokens | None = None
+        self._products: ReducedProducts | None = None
         self._ids, self._mask = torch.cat([left, right], dim=1), torch.cat([left_mask, right_mask], dim=1)
         self._prompt_lengths = torch.tensor(prompt_lengths)
         # Distance from the value's token to the token that predicts the first target token, per row.
@@ -125,6 +126,14 @@ class SuffixPass(ValuePass):
         selection.unedited = likely.classes_from_exact(self.unedited)
         return selection
 
+    def rounded(self) -> SuffixPass | None:
+        """Return a pass whose blocks compute in bfloat16; see :meth:`.ValuePass.rounded`."""
+        if not self._above:
+            return None
+        selection = copy.copy(self)
+        selection._products = ReducedProducts(self._above)
+        return selection
+
     def _forward(self) -> Tensor:
         return self._target_logits(self._ids[:, self._start :], self._prefix)
 
@@ -141,5 +150,10 @@ class SuffixPass(ValuePass):
     @contextlib.contextmanager
     def _reusing_constants(self) -> Iterator[None]:
         restricting = contextlib.nullcontext() if self._likely is None else self._likely.restricting_head()
-        with super()._reusing_constants(), restricting, few_token_linears(self._above):
+        modules = self._above if self._head is None else [*self._above, self._head]
+        with super()._reusing_constants(), restricting, self._rounding(), few_token_linears(modules):
             yield
+
+    def _rounding(self) -> contextlib.AbstractContextManager[None]:
+        """Return the context of :meth:`rounded`, if this is such a pass."""
+        return contextlib.nullcontext() if self._products is None else self._products.active()

@@ -111,6 +111,10 @@ class ValuePass(abc.ABC):
         """
         return None
 
+    def rounded(self) -> ValuePass | None:
+        """Return a pass that computes matrix products in bfloat16; None if this kind of pass can't."""
+        return None
+
     @abc.abstractmethod
     def _forward(self) -> Tensor:
         """Run a pass that reuses constant results; return its logits."""

@@ -1,0 +1,91 @@
+"""Matrix products in bfloat16 inside a model in float32, for passes that need not be exact.
+
+While a vector is trained, most of the time goes into products of a few hundred rows with the weights of the blocks.
+CPUs with bfloat16 instructions (AVX-512 BF16, AMX) compute them nearly twice as fast in bfloat16, and so do most GPUs.
+Inputs and weights are rounded to 8 significant bits, sums are not, and results are rounded again. Everything else
+(norms, attention, residual sums, the output head) stays in float32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
+
+from easyedit_lifelong.models.overrides import overridden
+from easyedit_lifelong.models.quantisation import quantised_weight
+
+AUTO, BFLOAT16 = "auto", "bfloat16"
+TRAIN_DTYPES = (None, BFLOAT16, AUTO)
+"""The values of ``train_dtype`` in hyperparameters."""
+
+_FAST_ON_CPU = ("avx512_bf16", "amx_bf16")
+"""CPU capabilities, as torch names them, with which a product in bfloat16 is faster than one in float32."""
+
+
+def reduces_products(train_dtype: str | None, device: torch.device) -> bool:
+    """Return whether products are computed in bfloat16 while vectors are trained.
+
+    Args:
+        train_dtype: the hyperparameter: None, ``bfloat16``, or ``auto`` for bfloat16 where the CPU has instructions for
+            it, or the device is a GPU that has.
+        device: the device of the model.
+    """
+    if train_dtype != AUTO:
+        return train_dtype == BFLOAT16
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities: Callable[[], Any] | None = getattr(torch.cpu, "get_capabilities", None)  # torch 2.9 has none
+    known = capabilities() if device.type == "cpu" and capabilities is not None else {}
+    return any(known.get(name, False) for name in _FAST_ON_CPU)
+
+
+class ReducedProducts:
+    """Computes the linear layers of modules in bfloat16, in the contexts of :meth:`active`.
+
+    This affects float32 ``nn.Linear`` layers and GPT-2's ``Conv1D``, not subclasses, which may compute more than a
+    product, and not layers that another context has changed. Weights count as constants: only the layers' inputs get
+    gradients, in bfloat16, too. The weights are rounded once, here, and take half of their own memory again.
+
+    Args:
+        modules: the modules. Their weights must not change as long as this object is used.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        layers = {layer for module in modules for layer in module.modules() if _can_reduce(layer)}
+        self._forwards = {layer: _reduced_forward(layer) for layer in layers}
+
+    def active(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which the layers compute in bfloat16."""
+        return overridden("forward", {layer: self._forwards[layer] for layer in self._forwards if _is_free(layer)})
+
+
+def _can_reduce(layer: nn.Module) -> bool:
+    """Return whether a layer is a plain product with a float32 weight whose values are at hand."""
+    if type(layer) is not nn.Linear and type(layer) is not Conv1D:
+        return False
+    weight = layer.weight
+    return weight.dtype == torch.float32 and weight.device.type != "meta" and quantised_weight(layer) is None
+
+
+def _is_free(layer: nn.Module) -> bool:
+    """Return whether no other context has replaced a layer's ``forward``."""
+    return "forward" not in vars(layer)
+
+
+def _reduced_forward(layer: Any) -> Callable[[Tensor], Tensor]:
+    """Return a replacement of a layer's ``forward``."""
+    weight = layer.weight.detach()
+    weight = (weight.t() if type(layer) is Conv1D else weight).to(torch.bfloat16).contiguous()
+    bias = None if layer.bias is None else layer.bias.detach()
+
+    def forward(x: Tensor) -> Tensor:
+        product = F.linear(x.to(torch.bfloat16), weight).to(x.dtype)
+        return product if bias is None else product + bias
+
+    return forward
