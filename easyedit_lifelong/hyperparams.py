@@ -67,6 +67,11 @@ class PluginHyperParams:
     source: str = field(default="", repr=False, compare=False, metadata={"internal": True})
     """The file that the values were read from, for error messages."""
 
+    @property
+    def writes_weights(self) -> bool:
+        """Whether the edits change the model's own weights. Methods whose edits do override this."""
+        return False
+
     def __post_init__(self) -> None:
         """Convert each value to the type of its field and check it.
 

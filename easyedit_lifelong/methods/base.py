@@ -107,9 +107,10 @@ class EditMethod:
             :mod:`easyedit_lifelong.methods.search_space`.
         train: trains the method for one model before it can edit; see :mod:`easyedit_lifelong.methods.trained_editor`.
         edits_by_row: whether the edits act through attachments alone (:mod:`easyedit_lifelong.models.attachment`), and
-            on each row of a batch independently of the other rows. Then a server answers requests of several versions
-            in one batch, which requests join and leave. An editor gets the rows of one version, or one row, as if they
-            were the batch; see :mod:`easyedit_lifelong.models.edits_by_row`.
+            on each row of a batch independently of the other rows, unless the hyperparameters say
+            ``writes_weights``. Then a server answers requests of several versions in one batch, which requests join and
+            leave. An editor gets the rows of one version, or one row, as if they were the batch; see
+            :mod:`easyedit_lifelong.models.edits_by_row`.
         watch_answers: tells whether answers can have changed since an earlier time, so that a server need not ask the
             model again.
         study_scope: ``study_scope(model, tok, requests)`` returns where in the requests' prompts and paraphrases the

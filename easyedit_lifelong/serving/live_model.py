@@ -68,7 +68,7 @@ class LiveModel:
         self._measured = MeasuredEdits(tokenizer, joiner_of(hparams))
         self._recent = RecentEdits(model, tokenizer, method, self._measured)
         self.base = copy_sharing_weights(model)
-        self._fingerprint = model_fingerprint(model) if method.edits_by_row else None  # others write into weights
+        self._fingerprint = model_fingerprint(model) if self.mixes_versions else None  # others write into weights
         self._earlier = EarlierVersions(self.base, self._load_onto)
         self._broken: Exception | None = None
         if method.prepare is not None:
@@ -117,7 +117,7 @@ class LiveModel:
     @property
     def mixes_versions(self) -> bool:
         """Whether one batch can have rows of different versions."""
-        return self._method.edits_by_row
+        return self._method.edits_by_row and not self._hparams.writes_weights
 
     def of_version(self, version: int) -> Any:
         """Return the model of a version, which shares the weights of :attr:`base`; only if :attr:`mixes_versions`.

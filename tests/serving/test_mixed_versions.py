@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from easyedit_lifelong import GraceHyperParams, NeuralDBHyperParams
+from easyedit_lifelong import (
+    CoachHookHyperParams,
+    DeferHyperParams,
+    GraceHyperParams,
+    MemoryHyperParams,
+    NeuralDBHyperParams,
+)
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.models.encoding import pad_rows
@@ -21,11 +27,12 @@ from easyedit_lifelong.serving.engine import Engine
 from easyedit_lifelong.serving.generation import Row, Sampling
 from easyedit_lifelong.serving.live_model import LiveModel
 from easyedit_lifelong.serving.static_batch import generate_rows
-from tests.support import subject_edits
+from tests.support import coachhook_edits, subject_edits
 from tests.support.corpus import write_corpus
 from tests.support.served_models import FACTS, OTHER_PROMPTS, PROMPTS, fine_tuning, grace, live_model
 from tests.support.tiny_models import build_tokenizer
 
+_LAYER = "model.layers[2].mlp.down_proj"
 SUBJECTS = ["France", "Hamlet", "moon", "Peru", "France", "king"]
 VERSIONS = [0, 1, 2, 3, 4, 5, 2, 0, 4]
 TOKENIZER = build_tokenizer()
@@ -43,9 +50,12 @@ def neuraldb(folder: Path) -> Any:
 
 
 def grace_everywhere(_: Path) -> GraceHyperParams:
-    return GraceHyperParams(
-        model_name="tiny", inner_params=["model.layers[2].mlp.down_proj"], n_iter=20, replacement="replace_all"
-    )
+    return GraceHyperParams(model_name="tiny", inner_params=[_LAYER], n_iter=20, replacement="replace_all")
+
+
+def coachhook(folder: Path, **settings: Any) -> CoachHookHyperParams:
+    values = {"mom2_dataset": str(folder / "corpus.txt"), "stats_dir": str(folder / "stats"), **settings}
+    return coachhook_edits.hparams_for("llama", **values)
 
 
 HPARAMS = {
@@ -54,7 +64,13 @@ HPARAMS = {
     "GRACE by subject": lambda folder: subject_edits.hparams("subject", folder=folder),
     "GRACE by subject, later layer": lambda folder: subject_edits.hparams("late", folder=folder),
     "NeuralDB": neuraldb,
+    "CoachHook": coachhook,
+    "CoachHook, codebook": lambda folder: coachhook(folder, scope_score="codebook"),
+    "Defer-native": lambda _: DeferHyperParams(model_name="tiny", inner_params=[_LAYER], n_iter=20),
+    "Memory": lambda _: MemoryHyperParams(model_name="tiny", inner_params=[_LAYER], n_iter=5),
 }
+EXACT = {name for name in HPARAMS if name.startswith(("GRACE", "NeuralDB"))}
+"""Others compute products with all rows of a version, which round differently for other numbers of rows."""
 
 
 @contextlib.contextmanager
@@ -64,7 +80,10 @@ def five_versions(folder: Path, hparams: Any) -> Iterator[LiveModel]:
     with live_model(folder / "edits", hparams) as live:
         live.add(edits[:1], "key")
         live.add(edits[1:3], "key")
-        live.delete("f0", "key")
+        if get_plugins().method_for(hparams).remove is not None:
+            live.delete("f0", "key")
+        else:
+            live.roll_back(1, "key")
         live.add(edits[3:5], "key")
         live.roll_back(2, "key")
         yield live
@@ -104,7 +123,10 @@ def test_every_row_is_that_of_its_version(tmp_path: Path, method: str) -> None:
             with live.of_rows(versions) as model:
                 mixed, tokens = logits(model), texts(model)
             for row, version in enumerate(versions):
-                assert torch.equal(mixed[row], alone[version][0][row]), (row, version)
+                if method in EXACT:
+                    assert torch.equal(mixed[row], alone[version][0][row]), (row, version)
+                else:
+                    torch.testing.assert_close(mixed[row], alone[version][0][row], rtol=1e-4, atol=1e-4)
                 assert tokens[row] == alone[version][1][row], (row, version)
         with live.at(0) as base:
             assert PositionTracker.of(base) is None, "nothing stays on the base model"
@@ -144,6 +166,11 @@ def rows_of(number: int) -> list[Row]:
 def test_a_method_that_writes_weights_gets_a_batch_for_each_version(tmp_path: Path) -> None:
     with live_model(tmp_path, fine_tuning()) as live:
         assert not live.mixes_versions
+    write_corpus(tmp_path)
+    with live_model(tmp_path / "wohk", coachhook(tmp_path, wohk=True)) as live:
+        assert not live.mixes_versions
+    with live_model(tmp_path / "hooks", coachhook(tmp_path)) as live:
+        assert live.mixes_versions
 
 
 def test_the_weights_are_read_once_for_all_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

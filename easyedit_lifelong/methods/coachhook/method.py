@@ -32,6 +32,7 @@ METHODS = (
         plain_weights=_STORE.plain_weights,
         search_space=SEARCH_SPACE,
         study_scope=study_scope,
+        edits_by_row=True,
         reasons=batch_reasons("CoachHook"),
     ),
 )

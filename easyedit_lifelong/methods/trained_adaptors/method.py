@@ -44,6 +44,7 @@ def _method(editor_class: type[AdaptorEditor]) -> EditMethod:
         remove_batches=store,
         describe=store.describe,
         explain=functools.partial(explain, editor_class),
+        edits_by_row=True,
         reasons=batch_reasons(name) | {"plain_weights": no_weights},
     )
 
