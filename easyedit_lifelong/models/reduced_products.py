@@ -57,7 +57,7 @@ class ReducedProducts:
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        layers = {layer for module in modules for layer in module.modules() if _can_reduce(layer)}
+        layers = {part for module in modules for part in module.modules() if _can_reduce(part) and _is_free(part)}
         self._forwards = {layer: _reduced_forward(layer) for layer in layers}
 
     def active(self) -> contextlib.AbstractContextManager[None]:
@@ -74,7 +74,7 @@ def _can_reduce(layer: nn.Module) -> bool:
 
 
 def _is_free(layer: nn.Module) -> bool:
-    """Return whether no other context has replaced a layer's ``forward``."""
+    """Return whether nothing else (another context, accelerate) has replaced a layer's ``forward``."""
     return "forward" not in vars(layer)
 
 
