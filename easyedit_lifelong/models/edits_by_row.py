@@ -20,6 +20,9 @@ from easyedit_lifelong.models.partial_pass import hidden_of, with_hidden
 from easyedit_lifelong.models.prompt_positions import PositionTracker
 from easyedit_lifelong.models.windows import Generation, Window
 
+Rows = Tensor | slice
+"""Selects rows of a tensor: their numbers, or a slice."""
+
 
 class _Group:
     """The rows that have the edits of one model.
@@ -30,12 +33,18 @@ class _Group:
     """
 
     def __init__(self, tracker: PositionTracker, rows: Sequence[int]) -> None:
-        self.tracker, self.rows = tracker, torch.tensor(rows)
+        self.tracker, self._rows = tracker, torch.tensor(rows)
+
+    def rows_on(self, device: torch.device) -> Rows:
+        """Return what selects the rows from a tensor on a device."""
+        if self._rows.device != device:  # copied once, not in every pass
+            self._rows = self._rows.to(device)
+        return self._rows
 
     def window(self, window: Window) -> Window:
         """Return the group's window of a pass: the same object at every layer, so that layers can leave notes in it."""
         if id(self) not in window.notes:
-            rows, generation = self.rows.to(window.real.device), window.generation
+            rows, generation = self._rows.to(window.real.device), window.generation
             if generation is not None:
                 if id(self) not in generation.decisions:
                     generation.decisions[id(self)] = generation.select_prompts(rows)
@@ -56,13 +65,17 @@ class _TextRow(_Group):
 
     def __init__(self, tracker: PositionTracker, row: int, generation: Generation) -> None:
         super().__init__(tracker, [row])
-        self._generation = generation
+        self._row, self._generation = slice(row, row + 1), generation
+
+    def rows_on(self, device: torch.device) -> Rows:
+        """Return a slice: it selects a view, without a copy."""
+        return self._row
 
     def window(self, window: Window) -> Window:
         """Return the window that this pass has for the text alone."""
         if id(self) not in window.notes:
             assert window.ids is not None
-            generation, ids = self._generation, window.ids[self.rows.to(window.ids.device)]
+            generation, ids = self._generation, window.ids[self._row]
             past, ends = generation.columns_read, generation.ends.to(ids.device)
             window.notes[id(self)] = Window(
                 ends=ends if past == 0 else torch.full_like(ends, -1),
@@ -148,7 +161,7 @@ def _replace_rows(
     hidden = hidden_of(output)
     edited = None
     for group, attachment in edits:
-        rows = group.rows.to(hidden.device)
+        rows = group.rows_on(hidden.device)
         part = (hidden if edited is None else edited)[rows]
         part_args = tuple(_select(value, rows, len(hidden)) for value in args)
         part_kwargs = {name: _select(value, rows, len(hidden)) for name, value in kwargs.items()}
@@ -160,6 +173,6 @@ def _replace_rows(
     return None if edited is None else with_hidden(output, edited)
 
 
-def _select(value: Any, rows: Tensor, batch: int) -> Any:
+def _select(value: Any, rows: Rows, batch: int) -> Any:
     """Return the rows of a tensor with one entry for each row of the batch; any other value as it is."""
     return value[rows] if isinstance(value, Tensor) and value.dim() > 0 and len(value) == batch else value
