@@ -1,8 +1,13 @@
 """The engine: one worker thread that owns the model, and a queue of requests and changes.
 
 Requests are generated in one batch, also those of different versions if the method's edits act by row. A change (an
-edit, a deletion, a rollback) runs alone, in the order of arrival: what came before it is finished first, what came
-after it begins later. So an answer is generated under one version of the edits, from its beginning to its end.
+edit, a deletion, a rollback) runs alone, in the order of arrival: what came before it has begun, what came after it
+begins later. An answer is generated under one version of the edits, from its beginning to its end.
+
+If the edits act by row, a change runs between two steps of a batch: the answers that run keep the model of their
+version (:mod:`~easyedit_lifelong.serving.present_model`). They wait while the change runs. Many changes, one after the
+other, take a limited share of the time: answers run between them. Otherwise, a change waits until all running answers
+have ended.
 """
 
 from __future__ import annotations
@@ -39,7 +44,8 @@ class GenerationJob:
 
     Attributes:
         rows: its answers.
-        version: the version that was asked for; None for the present one.
+        version: the version that was asked for; None for the one that is present when generation begins, which takes
+            its place then.
         started: receives the version when generation begins.
         finished: is done when all rows are finished.
     """
@@ -95,6 +101,8 @@ class Engine:
         live: the model.
         max_waiting: how many requests and changes may wait.
         max_rows: how many answers are generated at the same time.
+        change_share: the largest share of the time that changes take while answers run, above 0. With 0.5, the next
+            change begins when the answers have run for as long as the previous one took, or have ended.
         on_step: called after each step of a batch with the number of answers that got tokens, and its seconds.
 
     Attributes:
@@ -107,10 +115,12 @@ class Engine:
         *,
         max_waiting: int = 256,
         max_rows: int = 32,
+        change_share: float = 0.5,
         on_step: Callable[[int, float], None] = lambda rows, seconds: None,
     ) -> None:
         self.live = live
         self._max_waiting, self._max_rows, self._on_step = max_waiting, max_rows, on_step
+        self._seconds_between = 1 / change_share - 1  # for each second of a change
         self._jobs: list[GenerationJob] = []  # those that are generated now
         self._queue: deque[GenerationJob | _Task] = deque()
         self._changed = threading.Condition()
@@ -187,19 +197,45 @@ class Engine:
                 self._begin(first, batch)
                 for job in self._take_jobs(batch, overtaking=True):
                     self._begin(job, batch)
+                to_next = 0.0  # seconds that the answers run before the next change
                 while self._jobs:
                     began = time.perf_counter()
                     rows = batch.step()
-                    self._on_step(rows, time.perf_counter() - began)
-                    self._end_finished()
-                    for job in self._take_jobs(batch, overtaking=False) if self._jobs else ():
-                        self._begin(job, batch)
+                    seconds = time.perf_counter() - began
+                    self._on_step(rows, seconds)
+                    self._end_finished(batch)
+                    to_next -= seconds
+                    if self._jobs:
+                        for job in self._take_jobs(batch, overtaking=False):
+                            self._begin(job, batch)
+                        if to_next <= 0:
+                            to_next = self._seconds_between * self._run_change(batch)
         except BaseException as error:
             if not isinstance(error, LifelongError):
                 LOG.exception("a batch failed")
             for job in [first, *self._jobs]:
                 job.fail(error)
             self._jobs = []
+        finally:
+            self.live.present.release()
+
+    def _run_change(self, batch: Batch) -> float:
+        """Run the change that is next in the queue, if there is one and answers can run beside it.
+
+        Returns:
+            The seconds that it took.
+        """
+        running = batch.models()
+        with self._changed:
+            task = self._queue[0] if self._queue else None
+            if not isinstance(task, _Task) or not self.live.can_change_beside(running):
+                return 0.0
+            self._queue.popleft()
+        began = time.perf_counter()
+        batch.detach_edits()
+        with self.live.present.beside(running):
+            task.run()
+        return time.perf_counter() - began
 
     def _begin(self, job: GenerationJob, batch: Batch) -> None:
         """Add the answers of a job to the batch. If its version can't be loaded, this job fails alone."""
@@ -212,15 +248,18 @@ class Engine:
                 LOG.exception("version %d can't be loaded", version)
             job.fail(error)
             return
+        job.version = version
         self._jobs.append(job)
         job.started.set_result(version)
 
-    def _end_finished(self) -> None:
-        """Tell those who wait which jobs are finished."""
+    def _end_finished(self, batch: Batch) -> None:
+        """Tell those who wait which jobs are finished, and release the models that only these needed."""
         finished = [job for job in self._jobs if all(row.finish_reason is not None for row in job.rows)]
         self._jobs = [job for job in self._jobs if job not in finished]
         for job in finished:
             job.finished.set_result(None)
+        if finished:
+            self.live.present.release(batch.models())
 
     def _take_jobs(self, batch: Batch, *, overtaking: bool) -> list[GenerationJob]:
         """Remove from the queue the jobs that can join a batch, up to the next change.
