@@ -24,6 +24,7 @@ from easyedit_lifelong.serving.generation import Row
 from easyedit_lifelong.serving.live_model import LiveModel
 from easyedit_lifelong.serving.static_batch import generate_rows
 from tests.serving.test_mixed_versions import HPARAMS, SUBJECTS
+from tests.support import subject_edits
 from tests.support.answer_hooks import TOKENIZER, at_token, row
 from tests.support.corpus import write_corpus
 from tests.support.served_models import FACTS, OTHER_PROMPTS, PROMPTS, fine_tuning, live_model, requests
@@ -255,6 +256,20 @@ def test_a_copy_is_made_only_if_answers_run_on_the_present_model(live: LiveModel
     session.check_answers()
 
 
+def test_no_copy_is_made_for_answers_without_edits(tmp_path: Path) -> None:
+    with live_model(tmp_path) as live:
+        before, session = live.model, Session(live)
+        beside_a_long_answer(
+            session,
+            lambda: session.change("edit", lambda: live.add(requests(0), "key")),
+            lambda: session.ask("after", row(PROMPTS[0])),
+            prompt=OTHER_PROMPTS[0],
+        )
+        assert session.ends.index("edit") < session.ends.index("long")
+        assert live.model is before
+        session.check_answers()
+
+
 def test_a_model_that_was_left_to_answers_is_freed(live: LiveModel) -> None:
     left = weakref.ref(live.model)
     edited: list[bool] = []
@@ -302,7 +317,8 @@ def test_an_answer_that_ends_releases_its_model_while_others_run(live: LiveModel
 def test_otherwise_a_change_waits_for_running_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    monkeypatch.setattr(live_model_module, "MAX_COPIED_EDITS", 2)
+    if case == "many edits":
+        monkeypatch.setattr(live_model_module, "MAX_COPIED_EDITS", 2)
     with live_model(tmp_path, fine_tuning() if case == "edits in weights" else None) as live:
         live.add(requests(0, 1, 3), "key")
         session = Session(live)
@@ -408,3 +424,35 @@ def test_neuraldb_prepares_a_copy_with_what_it_has_prepared(tmp_path: Path, monk
         beside_a_long_answer(session, lambda: session.change("edit", lambda: live.add(facts(1), "key")))
         assert session.changes[0].result(0).version.number == 2
         session.check_answers()
+
+
+LATER = {
+    "GRACE by subject": lambda folder: subject_edits.hparams("subject-plain", folder=folder),
+    "NeuralDB": HPARAMS["NeuralDB"],
+}
+
+
+@pytest.mark.parametrize("method", LATER)
+def test_a_value_that_a_later_token_finds_is_that_of_the_answers_version(tmp_path: Path, method: str) -> None:
+    write_corpus(tmp_path)
+    with live_model(tmp_path / "edits", LATER[method](tmp_path)) as live:
+        live.add(facts(0, 1, 2, 3), "key")
+
+        def sampled(seed: int) -> Row:
+            return row("blue", temperature=1.0, seed=seed)
+
+        def tokens_at(version: int) -> list[list[int]]:
+            rows = [sampled(seed) for seed in range(60)]
+            with live.at(version) as model:
+                generate_rows(model, TOKENIZER, rows)
+            return [answer.tokens for answer in rows]
+
+        # An answer in which an edit acts for the first time at a token that it has generated itself.
+        pairs = list(zip(tokens_at(1), tokens_at(0), strict=True))
+        seed = next(n for n, (edited, base) in enumerate(pairs) if edited[:6] == base[:6] and edited != base)
+        session, answer = Session(live), sampled(seed)
+        at_token(answer, 3, lambda: session.change("rollback", lambda: live.roll_back(0, "key")))
+        session.ask("answer", answer).finished.result(WAIT)
+        session.close()
+        assert session.ends == ["rollback", "answer"]
+        assert answer.tokens == pairs[seed][0]
