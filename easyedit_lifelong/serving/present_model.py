@@ -16,6 +16,10 @@ from easyedit_lifelong.serving.edit_errors import NotServableError
 
 MAX_COPIED_EDITS = 1_000
 """The largest number of edits of a present version that is copied so that a change need not wait for running answers.
+
+Loading 1,000 edits onto a copy takes 0.5 to 0.8 s of CPU (GRACE by subjects, SmolLM2-135M), about as long as an edit.
+With more, the copy would often take longer than the answers that the change would wait for, and each version of a batch
+has its edits in memory.
 """
 
 
