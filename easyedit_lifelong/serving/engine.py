@@ -18,13 +18,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any
 
 from easyedit_lifelong.errors import LifelongError
 from easyedit_lifelong.serving.batches import Batch, open_batch
 from easyedit_lifelong.serving.earlier_versions import MAX_VERSIONS
 from easyedit_lifelong.serving.generation import Row
+from easyedit_lifelong.serving.jobs import GenerationJob, Task
 from easyedit_lifelong.serving.live_model import LiveModel
 
 LOG = logging.getLogger(__name__)
@@ -36,62 +36,6 @@ class QueueFullError(LifelongError):
 
 class ClosedError(LifelongError):
     """The engine accepts no further requests."""
-
-
-@dataclass(eq=False)
-class GenerationJob:
-    """A request for answers, all of one version.
-
-    Attributes:
-        rows: its answers.
-        version: the version that was asked for; None for the one that is present when generation begins, which takes
-            its place then.
-        started: receives the version when generation begins.
-        finished: is done when all rows are finished.
-    """
-
-    rows: Sequence[Row]
-    version: int | None = None
-    started: Future[int] = field(default_factory=Future)
-    finished: Future[None] = field(default_factory=Future)
-
-    def __post_init__(self) -> None:
-        """Mark the futures as running: those who wait for them can't cancel them."""
-        self.started.set_running_or_notify_cancel()
-        self.finished.set_running_or_notify_cancel()
-
-    def cancel(self) -> None:
-        """End the answers as soon as possible."""
-        for row in self.rows:
-            row.cancelled = True
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether all answers were cancelled."""
-        return all(row.cancelled for row in self.rows)
-
-    def fail(self, error: BaseException) -> None:
-        """Pass an error on to those who wait for the answers."""
-        for future in (self.started, self.finished):
-            if not future.done():
-                future.set_exception(error)
-
-
-@dataclass(eq=False)
-class _Task:
-    """A function that runs alone on the worker thread."""
-
-    function: Callable[[], Any]
-    result: Future[Any] = field(default_factory=Future)
-
-    def run(self) -> None:
-        """Run the function, unless it was cancelled while it waited."""
-        if not self.result.set_running_or_notify_cancel():
-            return
-        try:
-            self.result.set_result(self.function())
-        except BaseException as error:
-            self.result.set_exception(error)
 
 
 class Engine:
@@ -122,7 +66,7 @@ class Engine:
         self._max_waiting, self._max_rows, self._on_step = max_waiting, max_rows, on_step
         self._seconds_between = 1 / change_share - 1  # for each second of a change
         self._jobs: list[GenerationJob] = []  # those that are generated now
-        self._queue: deque[GenerationJob | _Task] = deque()
+        self._queue: deque[GenerationJob | Task] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="easyedit-lifelong-engine", daemon=True)
@@ -155,7 +99,7 @@ class Engine:
             QueueFullError: too many requests wait.
             ClosedError: the engine is being closed.
         """
-        task = _Task(function)
+        task = Task(function)
         self._submit(task)
         return task.result
 
@@ -166,7 +110,7 @@ class Engine:
             self._changed.notify_all()
         self._thread.join()
 
-    def _submit(self, job: GenerationJob | _Task) -> None:
+    def _submit(self, job: GenerationJob | Task) -> None:
         """Add a job to the queue."""
         with self._changed:
             if self._closing:
@@ -185,7 +129,7 @@ class Engine:
                 if not self._queue:
                     return
                 first = self._queue.popleft()
-            if isinstance(first, _Task):
+            if isinstance(first, Task):
                 first.run()
             elif not self._end_if_cancelled(first):
                 self._generate(first)
@@ -228,7 +172,7 @@ class Engine:
         running = batch.models()
         with self._changed:
             task = self._queue[0] if self._queue else None
-            if not isinstance(task, _Task) or not self.live.can_change_beside(running):
+            if not isinstance(task, Task) or not self.live.can_change_beside(running):
                 return 0.0
             self._queue.popleft()
         began = time.perf_counter()
@@ -286,7 +230,7 @@ class Engine:
     def _jobs_before_change(self) -> Iterator[GenerationJob]:
         """Yield the jobs at the beginning of the queue, up to the first change."""
         for job in self._queue:
-            if isinstance(job, _Task):
+            if isinstance(job, Task):
                 return
             yield job
 

@@ -6,7 +6,6 @@ One thread at a time may use it; :class:`~easyedit_lifelong.serving.engine.Engin
 from __future__ import annotations
 
 import contextlib
-import functools
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -73,8 +72,7 @@ class LiveModel:
         self.base = copy_sharing_weights(model)
         self._fingerprint = model_fingerprint(model) if method.edits_by_row else None  # others write into weights
         self._earlier = EarlierVersions(self.base, self._load_onto)
-        remove = functools.partial(remove_all_edits, method=method)
-        self.present = PresentModel(model, self.base, self._load_onto, remove)
+        self.present = PresentModel(model, self.base, self._load_onto, lambda edited: remove_all_edits(edited, method))
         if method.prepare is not None:
             method.prepare(model, tokenizer, hparams, None)
         self._load(self.version)
@@ -124,10 +122,10 @@ class LiveModel:
         return self._method.edits_by_row
 
     def can_change_beside(self, running: Collection[Any]) -> bool:
-        """Return whether the edits can be changed while answers run on these models, between two passes.
+        """Return whether the edits can be changed between two passes of answers that run on these models.
 
-        They can if edits act by row, and if the present model is not among these models, or has few edits: it is
-        copied then, see :data:`MAX_COPIED_EDITS`.
+        The edits must act by row. If the present model is among these models, it is copied: see
+        :data:`MAX_COPIED_EDITS`.
         """
         few_edits = self.log.present.count <= MAX_COPIED_EDITS
         return self.mixes_versions and (few_edits or all(model is not self.model for model in running))

@@ -19,8 +19,9 @@ from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.shared.editors import carries_edits
 from easyedit_lifelong.serving import engine as engine_module
 from easyedit_lifelong.serving import live_model as live_model_module
-from easyedit_lifelong.serving.engine import Engine, GenerationJob
+from easyedit_lifelong.serving.engine import Engine
 from easyedit_lifelong.serving.generation import Row
+from easyedit_lifelong.serving.jobs import GenerationJob
 from easyedit_lifelong.serving.live_model import LiveModel
 from easyedit_lifelong.serving.static_batch import generate_rows
 from tests.serving.test_mixed_versions import HPARAMS, SUBJECTS

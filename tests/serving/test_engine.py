@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from easyedit_lifelong.errors import EditError, RunError
-from easyedit_lifelong.serving.engine import ClosedError, Engine, GenerationJob, QueueFullError
+from easyedit_lifelong.serving.engine import ClosedError, Engine, QueueFullError
 from easyedit_lifelong.serving.generation import Row, Sampling
+from easyedit_lifelong.serving.jobs import GenerationJob
 from easyedit_lifelong.serving.live_model import LiveModel
 from tests.support.served_models import OTHER_PROMPTS, PROMPTS, live_model, requests
 from tests.support.tiny_models import build_tokenizer
