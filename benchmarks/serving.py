@@ -36,7 +36,8 @@ from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams
 from easyedit_lifelong.runs.inputs import reader_of
 from easyedit_lifelong.serving.edit_log import EditLog
-from easyedit_lifelong.serving.engine import Engine, GenerationJob
+from easyedit_lifelong.serving.engine import Engine
+from easyedit_lifelong.serving.jobs import GenerationJob
 from easyedit_lifelong.serving.live_model import LiveModel
 from easyedit_lifelong.serving.metrics import Metrics
 from easyedit_lifelong.serving.new_thread import run_in_new_thread

@@ -20,25 +20,27 @@ from easyedit_lifelong.models.model_modes import evaluating
 from easyedit_lifelong.models.overrides import without_hooks
 from easyedit_lifelong.models.partial_pass import same_logits
 from easyedit_lifelong.models.runner import Runner
+from easyedit_lifelong.models.shared_weights import SharedWeights, weights_of
 from easyedit_lifelong.models.wrappers import unwrap_model
 
 # Not an attribute of the model: a model without edits has no trace of this package. Edits do not change the result.
-_RESULTS: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+_RESULTS: weakref.WeakKeyDictionary[SharedWeights, bool] = weakref.WeakKeyDictionary()
 
 _SHORT, _LONG = 3, 7
 """Numbers of tokens of the two rows that the model is tried on."""
 
 
 def padding_changes_answers(model: Any) -> bool:
-    """Return whether padding changes what a model predicts. The model is tried once; later calls return the same.
+    """Return whether padding changes what a model predicts.
 
-    Causal language models are tried with padding on the left, others with padding on the right, as they are padded in
-    editing and scoring.
+    The model is tried once; later calls return the same, also for copies that share its weights. Causal language models
+    are tried with padding on the left, others with padding on the right, as they are padded in editing and scoring.
     """
     model = unwrap_model(model)
-    if model not in _RESULTS:
-        _RESULTS[model] = kind_of(model) is not ModelKind.MODULE and _try_padding(model)
-    return _RESULTS[model]
+    weights = weights_of(model)
+    if weights not in _RESULTS:
+        _RESULTS[weights] = kind_of(model) is not ModelKind.MODULE and _try_padding(model)
+    return _RESULTS[weights]
 
 
 def unpadded_groups(model: Any, lengths: Sequence[int]) -> list[list[int]]:

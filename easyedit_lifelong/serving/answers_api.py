@@ -20,9 +20,9 @@ from easyedit_lifelong.serving.answer_shapes import AnswerShape, ChatShape, Comp
 from easyedit_lifelong.serving.api_errors import ApiError, api_error_of
 from easyedit_lifelong.serving.api_models import MAX_ANSWERS, ChatRequest, CompletionRequest, SamplingFields
 from easyedit_lifelong.serving.api_schema import streamed
-from easyedit_lifelong.serving.engine import GenerationJob
 from easyedit_lifelong.serving.generation import Row, Sampling
 from easyedit_lifelong.serving.guard import VERSION_HEADER
+from easyedit_lifelong.serving.jobs import GenerationJob
 from easyedit_lifelong.serving.served import Asks, Served
 from easyedit_lifelong.serving.streaming import Pieces, event
 

@@ -46,7 +46,7 @@ def create_app(engine: Engine, settings: ServerSettings, metrics: Metrics) -> Ap
     @app.get("/healthz", tags=["server"], response_model=answers.Health, responses=broken)
     async def health() -> JSONResponse:
         """Tell whether the server can answer. Needs no key."""
-        usable = engine.live.usable
+        usable = engine.live.present.usable
         content = {"status": "ok" if usable else "broken", "version": served.version, "waiting": engine.waiting}
         return JSONResponse(content, 200 if usable else 503)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from easyedit_lifelong.models.model_modes import evaluating
 from easyedit_lifelong.models.plain_models import is_plain
@@ -29,13 +29,19 @@ class Batch(Protocol):
             RunError: the version can't be loaded.
         """
 
+    def models(self) -> Sequence[Any]:
+        """Return the models that unfinished answers need as they are."""
+
+    def detach_edits(self) -> None:
+        """Remove all edits from the base model until the next step."""
+
     def step(self) -> int:
         """Run one step, and return the number of answers that got tokens. The rows are updated."""
 
 
 @contextlib.contextmanager
 def open_batch(live: LiveModel, version: int, max_rows: int) -> Iterator[Batch]:
-    """Yield an empty batch. Until the end of the context, the edits of the model must not change.
+    """Yield an empty batch. Until its end, edits must not change, except as :meth:`.PresentModel.beside` allows.
 
     Answers join a running batch if the edits act by row, or are in the weights alone, and if the model's cache allows
     it. Otherwise the batch is static: they begin at the same time.

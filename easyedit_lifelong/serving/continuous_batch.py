@@ -70,13 +70,17 @@ class ContinuousBatch:
         """Return whether these answers fit the batch, beside the present ones."""
         return len(self._waiting) + len(self._running) + len(rows) <= self._max_rows
 
+    def models(self) -> list[Any]:
+        """Return the model of each answer that has not ended. Their edits must not change."""
+        return [answer.model for answer in (*self._waiting, *self._running)]
+
     def add(self, row: Row, version: int) -> None:
         """Add an answer. Its prompt is read in the next step in which there is room.
 
         Raises:
             RunError: the version can't be loaded.
         """
-        self._detach_edits()  # the model of an earlier version is a copy of base
+        self.detach_edits()  # the model of an earlier version is a copy of base
         model = self._model_of(version)
         self._waiting.append(_Answer(Continuation(row, model, self._tokenizer), model))
 
@@ -101,7 +105,7 @@ class ContinuousBatch:
 
     def close(self) -> None:
         """Forget all answers, and remove all edits from ``base``."""
-        self._detach_edits()
+        self.detach_edits()
         self._waiting.clear()
         self._running.clear()
         self._cache.keep_rows([])
@@ -129,7 +133,7 @@ class ContinuousBatch:
 
     def _prefill(self, answers: Sequence[_Answer]) -> None:
         """Read the prompts of answers, and choose their first tokens."""
-        self._detach_edits()
+        self.detach_edits()
         prompts = [answer.continuation.row.prompt for answer in answers]
         ids, mask = pad_rows(prompts, self._tokenizer.pad_token_id or 0, "left", input_device(self._base))
         for number, answer in enumerate(answers):
@@ -161,7 +165,7 @@ class ContinuousBatch:
             answer.continuation.add(answer.token)
         kept = [number for number, answer in enumerate(self._running) if answer.continuation.row.finish_reason is None]
         if len(kept) < len(self._running):
-            self._detach_edits()
+            self.detach_edits()
             self._cache.keep_rows(kept)
             self._running = [self._running[number] for number in kept]
 
@@ -170,7 +174,7 @@ class ContinuousBatch:
         generations = [answer.generation for answer in answers if answer.generation is not None]
         return edits_of_texts(self._base, [answer.model for answer in answers], generations)
 
-    def _detach_edits(self) -> None:
-        """Remove the edits of the running answers from ``base``."""
+    def detach_edits(self) -> None:
+        """Remove the edits of the running answers from ``base`` until the next step."""
         self._edits.close()
         self._attached = False

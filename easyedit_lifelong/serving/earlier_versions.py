@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from easyedit_lifelong.serving.servable import copy_sharing_weights
+from easyedit_lifelong.models.shared_weights import copy_sharing_weights
 
 MAX_VERSIONS = 8
 """How many versions one batch can have, and how many earlier versions are kept in memory."""

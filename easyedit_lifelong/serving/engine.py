@@ -1,8 +1,13 @@
 """The engine: one worker thread that owns the model, and a queue of requests and changes.
 
 Requests are generated in one batch, also those of different versions if the method's edits act by row. A change (an
-edit, a deletion, a rollback) runs alone, in the order of arrival: what came before it is finished first, what came
-after it begins later. So an answer is generated under one version of the edits, from its beginning to its end.
+edit, a deletion, a rollback) runs alone, in the order of arrival: what came before it has begun, what came after it
+begins later. An answer is generated under one version of the edits, from its beginning to its end.
+
+If the edits act by row, a change runs between two steps of a batch: the answers that run keep the model of their
+version (:mod:`~easyedit_lifelong.serving.present_model`). They wait while the change runs. Many changes, one after the
+other, take a limited share of the time: answers run between them. Otherwise, a change waits until all running answers
+have ended.
 """
 
 from __future__ import annotations
@@ -13,13 +18,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any
 
 from easyedit_lifelong.errors import LifelongError
 from easyedit_lifelong.serving.batches import Batch, open_batch
 from easyedit_lifelong.serving.earlier_versions import MAX_VERSIONS
 from easyedit_lifelong.serving.generation import Row
+from easyedit_lifelong.serving.jobs import GenerationJob, Task
 from easyedit_lifelong.serving.live_model import LiveModel
 
 LOG = logging.getLogger(__name__)
@@ -33,61 +38,6 @@ class ClosedError(LifelongError):
     """The engine accepts no further requests."""
 
 
-@dataclass(eq=False)
-class GenerationJob:
-    """A request for answers, all of one version.
-
-    Attributes:
-        rows: its answers.
-        version: the version that was asked for; None for the present one.
-        started: receives the version when generation begins.
-        finished: is done when all rows are finished.
-    """
-
-    rows: Sequence[Row]
-    version: int | None = None
-    started: Future[int] = field(default_factory=Future)
-    finished: Future[None] = field(default_factory=Future)
-
-    def __post_init__(self) -> None:
-        """Mark the futures as running: those who wait for them can't cancel them."""
-        self.started.set_running_or_notify_cancel()
-        self.finished.set_running_or_notify_cancel()
-
-    def cancel(self) -> None:
-        """End the answers as soon as possible."""
-        for row in self.rows:
-            row.cancelled = True
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether all answers were cancelled."""
-        return all(row.cancelled for row in self.rows)
-
-    def fail(self, error: BaseException) -> None:
-        """Pass an error on to those who wait for the answers."""
-        for future in (self.started, self.finished):
-            if not future.done():
-                future.set_exception(error)
-
-
-@dataclass(eq=False)
-class _Task:
-    """A function that runs alone on the worker thread."""
-
-    function: Callable[[], Any]
-    result: Future[Any] = field(default_factory=Future)
-
-    def run(self) -> None:
-        """Run the function, unless it was cancelled while it waited."""
-        if not self.result.set_running_or_notify_cancel():
-            return
-        try:
-            self.result.set_result(self.function())
-        except BaseException as error:
-            self.result.set_exception(error)
-
-
 class Engine:
     """Runs a model's requests and changes, one batch or change at a time.
 
@@ -95,6 +45,8 @@ class Engine:
         live: the model.
         max_waiting: how many requests and changes may wait.
         max_rows: how many answers are generated at the same time.
+        change_share: the largest share of the time that changes take while answers run, above 0. With 0.5, the next
+            change begins when the answers have run for as long as the previous one took, or have ended.
         on_step: called after each step of a batch with the number of answers that got tokens, and its seconds.
 
     Attributes:
@@ -107,12 +59,14 @@ class Engine:
         *,
         max_waiting: int = 256,
         max_rows: int = 32,
+        change_share: float = 0.5,
         on_step: Callable[[int, float], None] = lambda rows, seconds: None,
     ) -> None:
         self.live = live
         self._max_waiting, self._max_rows, self._on_step = max_waiting, max_rows, on_step
+        self._seconds_between = 1 / change_share - 1  # for each second of a change
         self._jobs: list[GenerationJob] = []  # those that are generated now
-        self._queue: deque[GenerationJob | _Task] = deque()
+        self._queue: deque[GenerationJob | Task] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="easyedit-lifelong-engine", daemon=True)
@@ -145,7 +99,7 @@ class Engine:
             QueueFullError: too many requests wait.
             ClosedError: the engine is being closed.
         """
-        task = _Task(function)
+        task = Task(function)
         self._submit(task)
         return task.result
 
@@ -156,7 +110,7 @@ class Engine:
             self._changed.notify_all()
         self._thread.join()
 
-    def _submit(self, job: GenerationJob | _Task) -> None:
+    def _submit(self, job: GenerationJob | Task) -> None:
         """Add a job to the queue."""
         with self._changed:
             if self._closing:
@@ -175,7 +129,7 @@ class Engine:
                 if not self._queue:
                     return
                 first = self._queue.popleft()
-            if isinstance(first, _Task):
+            if isinstance(first, Task):
                 first.run()
             elif not self._end_if_cancelled(first):
                 self._generate(first)
@@ -187,19 +141,45 @@ class Engine:
                 self._begin(first, batch)
                 for job in self._take_jobs(batch, overtaking=True):
                     self._begin(job, batch)
+                to_next = 0.0  # seconds that the answers run before the next change
                 while self._jobs:
                     began = time.perf_counter()
                     rows = batch.step()
-                    self._on_step(rows, time.perf_counter() - began)
-                    self._end_finished()
-                    for job in self._take_jobs(batch, overtaking=False) if self._jobs else ():
-                        self._begin(job, batch)
+                    seconds = time.perf_counter() - began
+                    self._on_step(rows, seconds)
+                    self._end_finished(batch)
+                    to_next -= seconds
+                    if self._jobs:
+                        for job in self._take_jobs(batch, overtaking=False):
+                            self._begin(job, batch)
+                        if to_next <= 0:
+                            to_next = self._seconds_between * self._run_change(batch)
         except BaseException as error:
             if not isinstance(error, LifelongError):
                 LOG.exception("a batch failed")
             for job in [first, *self._jobs]:
                 job.fail(error)
             self._jobs = []
+        finally:
+            self.live.present.release()
+
+    def _run_change(self, batch: Batch) -> float:
+        """Run the change that is next in the queue, if there is one and answers can run beside it.
+
+        Returns:
+            The seconds that it took.
+        """
+        running = batch.models()
+        with self._changed:
+            task = self._queue[0] if self._queue else None
+            if not isinstance(task, Task) or not self.live.can_change_beside(running):
+                return 0.0
+            self._queue.popleft()
+        began = time.perf_counter()
+        batch.detach_edits()
+        with self.live.present.beside(running):
+            task.run()
+        return time.perf_counter() - began
 
     def _begin(self, job: GenerationJob, batch: Batch) -> None:
         """Add the answers of a job to the batch. If its version can't be loaded, this job fails alone."""
@@ -212,15 +192,18 @@ class Engine:
                 LOG.exception("version %d can't be loaded", version)
             job.fail(error)
             return
+        job.version = version
         self._jobs.append(job)
         job.started.set_result(version)
 
-    def _end_finished(self) -> None:
-        """Tell those who wait which jobs are finished."""
+    def _end_finished(self, batch: Batch) -> None:
+        """Tell those who wait which jobs are finished, and release the models that only these needed."""
         finished = [job for job in self._jobs if all(row.finish_reason is not None for row in job.rows)]
         self._jobs = [job for job in self._jobs if job not in finished]
         for job in finished:
             job.finished.set_result(None)
+        if finished:
+            self.live.present.release(batch.models())
 
     def _take_jobs(self, batch: Batch, *, overtaking: bool) -> list[GenerationJob]:
         """Remove from the queue the jobs that can join a batch, up to the next change.
@@ -247,7 +230,7 @@ class Engine:
     def _jobs_before_change(self) -> Iterator[GenerationJob]:
         """Yield the jobs at the beginning of the queue, up to the first change."""
         for job in self._queue:
-            if isinstance(job, _Task):
+            if isinstance(job, Task):
                 return
             yield job
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from easyedit_lifelong.data.joiners import joiner_of, joiners_by_prompt, with_joiner
@@ -23,12 +23,14 @@ from easyedit_lifelong.models.edits_by_row import edits_by_row
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
+from easyedit_lifelong.models.shared_weights import copy_sharing_weights
 from easyedit_lifelong.serving.earlier_versions import EarlierVersions
-from easyedit_lifelong.serving.edit_errors import NoSuchEditError, NotRemovableError, NotServableError
+from easyedit_lifelong.serving.edit_errors import NoSuchEditError, NotRemovableError
 from easyedit_lifelong.serving.edit_log import DELETE, ROLLBACK, EditLog, Version, entry_of
 from easyedit_lifelong.serving.measured_edits import AddedEdits, MeasuredEdit, MeasuredEdits, measured_edit
+from easyedit_lifelong.serving.present_model import MAX_COPIED_EDITS, PresentModel
 from easyedit_lifelong.serving.recent_edits import RECENT, RecentEdits
-from easyedit_lifelong.serving.servable import check_servable, copy_sharing_weights
+from easyedit_lifelong.serving.servable import check_servable
 
 
 class LiveModel:
@@ -42,7 +44,7 @@ class LiveModel:
         log: the folder; its present version is loaded onto the model.
 
     Attributes:
-        model: the model, as of the present version.
+        present: holds the model of the present version.
         base: a copy of the model without edits, which shares its weights.
         tokenizer: its tokenizer.
         log: the folder.
@@ -60,7 +62,7 @@ class LiveModel:
             raise ModelError(f"{type(model).__name__} can't be served: only causal language models can")
         if method.check is not None:
             method.check(model, tokenizer, hparams)
-        self.model, self.tokenizer, self.log = model, tokenizer, log
+        self.tokenizer, self.log = tokenizer, log
         self._hparams, self._method = hparams, method
         self.name = model_label(model)
         assert isinstance(method.state, StateFolder)
@@ -70,20 +72,20 @@ class LiveModel:
         self.base = copy_sharing_weights(model)
         self._fingerprint = model_fingerprint(model) if self.mixes_versions else None  # others write into weights
         self._earlier = EarlierVersions(self.base, self._load_onto)
-        self._broken: Exception | None = None
+        self.present = PresentModel(model, self.base, self._load_onto, lambda edited: remove_all_edits(edited, method))
         if method.prepare is not None:
             method.prepare(model, tokenizer, hparams, None)
         self._load(self.version)
 
     @property
+    def model(self) -> Any:
+        """The model, as of the present version."""
+        return self.present.model
+
+    @property
     def version(self) -> int:
         """The number of the present version."""
         return self.log.present.number
-
-    @property
-    def usable(self) -> bool:
-        """Whether the model carries the edits of the present version. If not, it could not be restored."""
-        return self._broken is None
 
     @contextlib.contextmanager
     def at(self, version: int) -> Iterator[Any]:
@@ -99,7 +101,7 @@ class LiveModel:
         Raises:
             NotServableError: the model could not be restored after an earlier failure.
         """
-        self._check_usable()
+        self.present.check_usable()
         if version == self.version:
             yield self.model
         elif not self.log.ids_at(version):
@@ -112,12 +114,21 @@ class LiveModel:
                 self._load(version)
                 yield self.model
             finally:
-                self._restore()
+                self.present.restore(self.version)
 
     @property
     def mixes_versions(self) -> bool:
         """Whether one batch can have rows of different versions."""
         return self._method.edits_by_row and not self._hparams.writes_weights
+
+    def can_change_beside(self, running: Collection[Any]) -> bool:
+        """Return whether the edits can be changed between two passes of answers that run on these models.
+
+        The edits must act by row. If the present model is among these models, it is copied: see
+        :data:`MAX_COPIED_EDITS`.
+        """
+        is_free = all(model is not self.model for model in running)
+        return self.mixes_versions and (is_free or self.log.present.count <= MAX_COPIED_EDITS)
 
     def of_version(self, version: int) -> Any:
         """Return the model of a version, which shares the weights of :attr:`base`; only if :attr:`mixes_versions`.
@@ -126,11 +137,11 @@ class LiveModel:
             NotServableError: the model could not be restored after an earlier failure.
             RunError: the version can't be loaded.
         """
-        self._check_usable()
-        if version == self.version:
-            return self.model
-        count = len(self.log.ids_at(version))
-        return self._earlier.model((self.log.versions[version].state, count), version) if count else self.base
+        self.present.check_usable()
+        state, count = self.log.versions[version].state, self.log.versions[version].count
+        if not count:
+            return self.base
+        return self.model if version == self.version else self._earlier.model((state, count), version)
 
     def of_rows(self, versions: Sequence[int]) -> contextlib.AbstractContextManager[Any]:
         """Return the context of a model whose rows have these versions; only if :attr:`mixes_versions`.
@@ -161,11 +172,12 @@ class LiveModel:
             RunError: the folder can't be written.
             NotServableError: the model could not be restored after an earlier failure.
         """
-        self._check_usable()
+        self.present.check_usable()
         requests = with_joiner(requests, joiner_of(self._hparams))
         self.check(requests)
         recent = [measured_edit(self.log.edits[name]) for name in self.log.ids_at(self.version)[-RECENT:]]
         new = [MeasuredEdit(str(r.case_id), r.prompt, r.target_new, r.joiner) for r in requests]
+        self._leave_to_answers()
         before = self._recent.given(recent)
         state = self.log.present.state or self.log.new_state()
         try:
@@ -177,7 +189,7 @@ class LiveModel:
             version = self.log.record_edits(entries, who, state)
         except BaseException:
             self._recent.forget()
-            self._restore()
+            self.present.restore(self.version)
             raise
         return AddedEdits(version, [edit.id for edit in recent if before[edit.id] and not answered[edit.id]])
 
@@ -191,7 +203,7 @@ class LiveModel:
             RunError: the folder can't be written.
             NotServableError: the model could not be restored after an earlier failure.
         """
-        self._check_usable()
+        self.present.check_usable()
         live = self.log.ids_at(self.version)
         if edit_id not in live:
             removed = edit_id in self.log.edits
@@ -200,6 +212,7 @@ class LiveModel:
         if removal is None:
             reason = self._method.reasons.get("remove", f"{self._method.name} can't remove single edits.")
             raise NotRemovableError(f"{reason} Roll back to the version before it.")
+        self._leave_to_answers()
         records = [record for record in removal.records(self.model) if record.case_id == edit_id]
         removal.remove(self.model, records, check_only=True)
         remaining = [name for name in live if name != edit_id]
@@ -207,7 +220,7 @@ class LiveModel:
             removal.remove(self.model, records)
             return self._save_removal(DELETE, [edit_id], remaining, who)
         except BaseException:
-            self._restore()
+            self.present.restore(self.version)
             raise
 
     def roll_back(self, to: int, who: str) -> Version:
@@ -217,7 +230,7 @@ class LiveModel:
             RunError: the folder can't be read or written.
             NotServableError: the model could not be restored after an earlier failure.
         """
-        self._check_usable()
+        self.present.check_usable()
         remaining = self.log.ids_at(to)
         kept = set(remaining)
         removed = [name for name in self.log.ids_at(self.version) if name not in kept]
@@ -225,7 +238,7 @@ class LiveModel:
             self._load(to)
             return self._save_removal(ROLLBACK, removed, remaining, who, to)
         except BaseException:
-            self._restore()
+            self.present.restore(self.version)
             raise
 
     def explain(self, prompt: str, version: int) -> Explanation | None:
@@ -255,11 +268,10 @@ class LiveModel:
         """Edit the model, in the batches that the hyperparameters ask for."""
         size = self._hparams.batch_size
         for start in range(0, len(requests), size):
+            batch = requests[start : start + size]
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", NotLearnedWarning)  # the caller measures what was learned
-                edited, _ = self._method.apply(
-                    self.model, self.tokenizer, requests[start : start + size], self._hparams
-                )
+                edited, _ = self._method.apply(self.model, self.tokenizer, batch, self._hparams)
             assert edited is self.model
 
     def _save_removal(
@@ -273,29 +285,17 @@ class LiveModel:
         return version
 
     def _load(self, version: int) -> None:
-        """Replace the edits on the model by those of a version."""
-        remove_all_edits(self.model, self._method)
-        if self.log.ids_at(version):
-            self._load_onto(self.model, version)
+        """Replace the edits of the present model by those of a version."""
+        self.present.load(version)
+        self._recent.use(self.model)
+
+    def _leave_to_answers(self) -> None:
+        """Continue on a copy of the present model if running answers need it."""
+        if self.present.is_running:
+            self._load(self.version)
 
     def _load_onto(self, model: Any, version: int) -> None:
         """Put the edits of a version on a model without edits."""
-        folder = self.log.state_folder(self.log.versions[version].state)
-        self._state.load(model, self.tokenizer, self._hparams, folder, self.log.ids_at(version), self._fingerprint)
-
-    def _restore(self) -> None:
-        """Load the present version. If that fails, the model can't be used any more."""
-        try:
-            self._load(self.version)
-        except Exception as error:
-            self._broken = error
-            raise
-
-    def _check_usable(self) -> None:
-        """Check that the model carries the edits of the present version.
-
-        Raises:
-            NotServableError: it doesn't.
-        """
-        if self._broken is not None:
-            raise NotServableError(f"the edits could not be loaded again ({self._broken}). Restart the server.")
+        if ids := self.log.ids_at(version):
+            folder = self.log.state_folder(self.log.versions[version].state)
+            self._state.load(model, self.tokenizer, self._hparams, folder, ids, self._fingerprint)

@@ -27,6 +27,12 @@ class RecentEdits:
         self._watches: dict[str, Callable[[], Hashable]] = {}
         self._given: dict[str, tuple[Hashable, bool]] = {}
 
+    def use(self, model: Any) -> None:
+        """Continue with another model, which has the same weights. What was measured stays known."""
+        if model is not self._model:
+            self._model = model
+            self._watches.clear()  # they read the codebook of the other model
+
     def given(self, edits: Sequence[MeasuredEdit]) -> dict[str, bool]:
         """Return whether the model gives the target of each edit, by the edit's id; ask it where that is not known."""
         unknown = [edit for edit in edits if edit.id not in self._given]

@@ -1,12 +1,6 @@
-"""What serving needs of a method and of a model, whatever the method is."""
+"""What serving needs of a method, whatever the method is."""
 
 from __future__ import annotations
-
-import copy
-import itertools
-from typing import Any
-
-from torch import nn
 
 from easyedit_lifelong.edits.state_folder import StateFolder
 from easyedit_lifelong.errors import PluginError
@@ -23,9 +17,3 @@ def check_servable(method: EditMethod) -> None:
         raise PluginError(f"the edits of {method.name} can't be served: they can't be saved one after the other")
     if method.remove is None and method.remove_batches is None:
         raise PluginError(f"the edits of {method.name} can't be served: they can't be removed")
-
-
-def copy_sharing_weights(model: nn.Module) -> Any:
-    """Return a copy of a model with new modules, which share all parameters and buffers with those of the model."""
-    shared = {id(tensor): tensor for tensor in itertools.chain(model.parameters(), model.buffers())}
-    return copy.deepcopy(model, dict(shared))

@@ -85,6 +85,13 @@ class StaticBatch:
         """Add an answer."""
         self._versions.append((row, version))
 
+    def models(self) -> list[Any]:
+        """Return no models: between steps, no answer has begun."""
+        return []
+
+    def detach_edits(self) -> None:
+        """Do nothing: between steps, no edits are attached."""
+
     def step(self) -> int:
         """Generate all answers, and return their number."""
         for group in self._groups():

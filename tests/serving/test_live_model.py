@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from easyedit_lifelong.edits.state_folder import StateFolder
 from easyedit_lifelong.errors import DataError, PluginError, RunError
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.grace.subject import model_statistics
-from easyedit_lifelong.models import prompt_positions
+from easyedit_lifelong.methods.shared.subject_keys import model_neighbourhood
+from easyedit_lifelong.models import padding, prompt_positions
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.serving.edit_errors import NoSuchEditError, NotRemovableError, NotServableError
 from easyedit_lifelong.serving.edit_log import EditLog
@@ -160,8 +162,13 @@ def test_no_edit_computes_statistics_of_the_model_after_the_start(
 
     facts = [EditRequest.from_dict(request, "request") for request in REQUESTS[:4]]
     with live_model(tmp_path / "edits", by_subject("late-relations", folder=write_corpus(tmp_path, 30))) as live:
-        for name in ("Neighbourhood", "whitening_for", "relation_metric_for"):
-            monkeypatch.setattr(model_statistics, name, fail)
+        for owner, name in (
+            (model_neighbourhood, "Neighbourhood"),
+            (model_statistics, "whitening_for"),
+            (model_statistics, "relation_metric_for"),
+            (padding, "_try_padding"),
+        ):
+            monkeypatch.setattr(owner, name, fail)
         monkeypatch.setattr(folder_parts, "base_fingerprint", fail)
         live.add(facts[:1], "key")
         live.add(facts[1:2], "key")
@@ -170,6 +177,11 @@ def test_no_edit_computes_statistics_of_the_model_after_the_start(
         live.roll_back(2, "key")
         live.add(facts[3:], "key")
         live.delete("c3", "key")
+        before = live.model
+        with live.present.beside([before]):  # answers run
+            live.add([dataclasses.replace(facts[2], case_id="c4")], "key")
+        assert live.model is not before
+        live.delete("c4", "key")
         assert live.log.ids_at(live.version) == ["c0", "c1"]
         state = live.log.state_folder(live.log.present.state)
         assert read_index(state)["model"]["fingerprint"] == model_fingerprint(build_model("llama"))

@@ -129,7 +129,7 @@ def test_errors_match(
 def test_a_broken_server_answers_as_described(
     server: LocalServer, document: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server.live, "_broken", RuntimeError("no disk"))
+    monkeypatch.setattr(server.live.present, "_broken", RuntimeError("no disk"))
     answer = server.client.get("/healthz")
     assert answer.status_code == 503
     check_answer(document, "GET /healthz", answer)

@@ -23,6 +23,7 @@ from easyedit_lifelong.methods.neuraldb.editor import NeuralDBEditor, Prepared
 from easyedit_lifelong.methods.neuraldb.fact_table import GAMMA, KEY, KEY_TOKENS, RESIDUAL
 from easyedit_lifelong.methods.shared.apply import apply_requests
 from easyedit_lifelong.methods.shared.editors import internal_pass, without_edits
+from easyedit_lifelong.methods.shared.model_values import values_of
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.methods.shared.rollback import Rollback
@@ -53,7 +54,7 @@ class FactEditing:
         check_model(model, tokenizer, hparams)
         self._model, self._tokenizer, self._hparams = model_to_edit(model), tokenizer, hparams
         self._block = find_module(model, hparams.layer_module_tmp.format(hparams.edited_layers[0]))[1]
-        self._projection = find_module(model, hparams.rewrite_modules[0])[1]
+        self._path, self._projection = find_module(model, hparams.rewrite_modules[0])
 
     def edit(
         self, requests: Sequence[EditRequest], targets: torch.Tensor | None = None
@@ -103,12 +104,21 @@ class FactEditing:
         return results, remove
 
     def _prepare(self) -> Prepared:
-        """Return the context templates and γ, which are those of the model's editor if its settings are the same."""
+        """Return the context templates and γ, which are those of the model's editor if its settings are the same.
+
+        Otherwise, they are computed once for the model's weights: after its edits are loaded onto a copy, for example.
+        """
         hparams = self._hparams
         settings = (hparams.context_template_length_params, hparams.seed, hparams.gamma, hparams.false_fire_rate)
         for editor in NeuralDBEditor.all_on(self._model):
             if editor.prepared is not None and editor.prepared.settings == settings:
                 return editor.prepared
+        further = (self._tokenizer, self._path, hparams.fact_token, tuple(hparams.mention_templates))
+        return values_of(self._model).get("prepared NeuralDB", (settings, further), lambda: self._compute(settings))
+
+    def _compute(self, settings: tuple[Any, ...]) -> Prepared:
+        """Compute the context templates and γ."""
+        hparams = self._hparams
         with without_edits(self._model):
             templates = context_templates(
                 self._model, self._tokenizer, hparams.context_template_length_params, hparams.seed

@@ -1,4 +1,7 @@
-"""Values that are computed once for a model, and kept in memory as long as the model has the same weights."""
+"""Values that are computed once for a model, and kept in memory as long as the model has the same weights.
+
+Copies that share the weights share the values.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ from collections.abc import Callable, Hashable
 from typing import Any, TypeVar, cast
 
 from easyedit_lifelong.models.fingerprint import model_fingerprint
-from easyedit_lifelong.models.wrappers import unwrap_model
+from easyedit_lifelong.models.shared_weights import SharedWeights, weights_of
 
 Value = TypeVar("Value")
 
 
 class ModelValues:
-    """The latest value of each kind for one model.
+    """The latest value of each kind for one model, and for copies that share its weights.
 
     Args:
         fingerprint: the fingerprint of the weights that the values are of.
@@ -41,7 +44,7 @@ class ModelValues:
 
 
 # Not an attribute of the model: a model without edits has no trace of this package.
-_VALUES: weakref.WeakKeyDictionary[Any, ModelValues] = weakref.WeakKeyDictionary()
+_VALUES: weakref.WeakKeyDictionary[SharedWeights, ModelValues] = weakref.WeakKeyDictionary()
 
 
 def values_of(model: Any) -> ModelValues:
@@ -52,8 +55,8 @@ def values_of(model: Any) -> ModelValues:
     Raises:
         ModelError: the model has no parameters, or their values aren't available.
     """
-    model, fingerprint = unwrap_model(model), model_fingerprint(model)
-    values = _VALUES.get(model)
+    weights, fingerprint = weights_of(model), model_fingerprint(model)
+    values = _VALUES.get(weights)
     if values is None or values.fingerprint != fingerprint:
-        values = _VALUES[model] = ModelValues(fingerprint)
+        values = _VALUES[weights] = ModelValues(fingerprint)
     return values
