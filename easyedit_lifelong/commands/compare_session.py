@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import logging
 from collections.abc import Sequence
@@ -28,15 +29,15 @@ from easyedit_lifelong.runs.inputs import Inputs
 LOG = logging.getLogger(__name__)
 
 
-def run_and_compare(comparison: MethodComparison, out: Path, resume: bool = False) -> int:
+def run_and_compare(comparison: MethodComparison, arguments: argparse.Namespace) -> int:
     """Run the methods of a comparison that aren't finished yet, and write the page that compares all of them.
 
     A method that fails is reported; the others still run.
 
     Args:
         comparison: the settings.
-        out: the folder of the comparison.
-        resume: whether ``out`` must hold a comparison.
+        arguments: the command's options: the folder of the comparison is ``out``, and ``resume`` says whether it must
+            hold one. They get ``plans``, which an interruption's message needs.
 
     Returns:
         The exit code: 0, or 1 if a method failed.
@@ -45,7 +46,8 @@ def run_and_compare(comparison: MethodComparison, out: Path, resume: bool = Fals
         LifelongError: a setting, the data or the model can't be used. All methods are checked before the first edit.
     """
     console = Console()
-    plan = plan_comparison(comparison, out, resume)
+    plan = plan_comparison(comparison, arguments.out, arguments.resume)
+    arguments.plans = [run.plan for run in plan.runs]
     failures = _run_methods(console, plan)
     _report(console, plan, failures)
     return 1 if failures else 0

@@ -10,11 +10,12 @@ from typing import Any
 from easyedit_lifelong.errors import HyperParameterError, RunError
 from easyedit_lifelong.evaluation.harness import check_tasks
 from easyedit_lifelong.methods.base import EditMethod
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, EVAL_EVERY, KEEP_EDITS, Experiment
 from easyedit_lifelong.runs.hyperparameter_files import find_method, hyperparameters_of
 from easyedit_lifelong.runs.judgements import judge_type
-from easyedit_lifelong.runs.run_folder import check_free, check_resumable
+from easyedit_lifelong.runs.run_folder import CONFIG, check_free, check_resumable, has_summary
 from easyedit_lifelong.runs.schedule import Schedule
 
 
@@ -59,6 +60,14 @@ class Plan:
     def resumable(self) -> bool:
         """Whether an interrupted run can be resumed: its edits are saved, or it is rolled back after each batch."""
         return self.method.state is not None or not self.keeps_edits
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the folder holds this run, interrupted, and it can't be resumed. While the run goes on, it counts."""
+        if self.out is None or self.resumable:
+            return False
+        folder = expanded_path(self.out, RunError)
+        return (folder / CONFIG).is_file() and not has_summary(folder)
 
 
 def make_plan(experiment: Experiment, out: Path | str | None, resume: bool = False) -> Plan:
