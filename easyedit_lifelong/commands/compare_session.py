@@ -6,6 +6,7 @@ import argparse
 import gc
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,13 @@ from easyedit_lifelong.reporting.report.read import read_run
 from easyedit_lifelong.reporting.report.style import figure_options
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.compared_methods import REPORT, MethodComparison
-from easyedit_lifelong.runs.comparison import ComparedRun, ComparisonPlan, check_on_model, plan_comparison, write_config
+from easyedit_lifelong.runs.comparison import (
+    ComparedRun,
+    ComparisonPlan,
+    check_on_model,
+    comparison_folder,
+    plan_comparison,
+)
 from easyedit_lifelong.runs.execute import execute
 from easyedit_lifelong.runs.inputs import Inputs
 
@@ -48,13 +55,20 @@ def run_and_compare(comparison: MethodComparison, arguments: argparse.Namespace)
     console = Console()
     plan = plan_comparison(comparison, arguments.out, arguments.resume)
     arguments.plans = [run.plan for run in plan.runs]
-    failures = _run_methods(console, plan)
-    _report(console, plan, failures)
+    with ExitStack() as stack:
+        failures = _run_methods(console, plan, stack)
+        _report(console, plan, failures)
     return 1 if failures else 0
 
 
-def _run_methods(console: Console, plan: ComparisonPlan) -> dict[str, str]:
-    """Run the methods that aren't finished; return the reasons of those that failed, by label."""
+def _run_methods(console: Console, plan: ComparisonPlan, stack: ExitStack) -> dict[str, str]:
+    """Run the methods that aren't finished; return the reasons of those that failed, by label.
+
+    Args:
+        console: the console.
+        plan: the comparison.
+        stack: holds the lock of the folder from the moment when everything has been checked.
+    """
     pending = [run for run in plan.runs if not run.finished]
     loaded, unedited_answers = None, UneditedAnswers()
     if pending:
@@ -62,7 +76,7 @@ def _run_methods(console: Console, plan: ComparisonPlan) -> dict[str, str]:
         plan = check_on_model(plan, *loaded)
         for skipped in plan.skipped:
             print_line(console, f"left out: {skipped['reason']}")
-    write_config(plan)
+    stack.enter_context(comparison_folder(plan))
     failures = {}
     for number, run in enumerate(plan.runs, 1):
         title = f"[{number}/{len(plan.runs)}] {run.label}"
