@@ -163,7 +163,8 @@ def check_usable(
         LOG.warning("%s", unusable_records(path, unusable, len(requests)))
         return
     used = next((reader for reader in get_plugins().readers if reader.read is read), None)
-    advice = " Correct them, or leave them out with --skip-unusable." if requests else format_advice(path, used)
+    leave_out = " Correct them, or leave them out with --skip-unusable ('skip_unusable: true' in a YAML file)."
+    advice = leave_out if requests else format_advice(path, used)
     if len(unusable) == 1:
         raise DataError(str(unusable[0]) + ("" if requests else advice)) from unusable[0]
     raise DataError(unusable_records(path, unusable, len(requests), advice)) from unusable[0]

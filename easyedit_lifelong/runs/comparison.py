@@ -18,6 +18,7 @@ from easyedit_lifelong.runs.checks import check_data, check_method, requests_to_
 from easyedit_lifelong.runs.compared_methods import COMPARISON_FILE, MethodComparison, experiments_by_label
 from easyedit_lifelong.runs.comparison_settings import comparison_config, merge_stored, write_config
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
+from easyedit_lifelong.runs.folder_advice import ONE_OF_SEVERAL
 from easyedit_lifelong.runs.inputs import read_inputs
 from easyedit_lifelong.runs.plan import Plan, make_plan
 from easyedit_lifelong.runs.run_config import run_config
@@ -130,7 +131,7 @@ def check_on_model(plan: ComparisonPlan, model: Any, tokenizer: Any) -> Comparis
             checked = check_data(run.plan, plan.inputs, model, tokenizer, scorers[run.label])
             if run.begun:  # reopening compares the settings
                 config = run_config(run.plan, model, checked)
-                RunFolder.reopen(run.folder, config, hparams_defaults(run.plan.hparams)).close()
+                RunFolder.reopen(run.folder, config, hparams_defaults(run.plan.hparams), ONE_OF_SEVERAL).close()
         except LifelongError as error:
             raise RunError(f"{run.label}: {error}") from error
     return plan
@@ -173,7 +174,7 @@ def plan_run(label: str, experiment: Experiment, folder: Path) -> ComparedRun:
             f"{folder}: this run was interrupted, and {plan.method.name} can't save its edits, so it can't be "
             "continued. Delete the folder to start the run again."
         )
-    return dataclasses.replace(run, plan=make_plan(experiment, folder, resume=run.begun))
+    return dataclasses.replace(run, plan=make_plan(experiment, folder, run.begun, ONE_OF_SEVERAL))
 
 
 def _check_same_seed(runs: list[ComparedRun]) -> None:

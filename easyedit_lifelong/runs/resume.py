@@ -114,7 +114,7 @@ def _load_edits(run: Run, folder: RunFolder, edited: list[int | str]) -> None:
     assert state_keeper is not None  # make_plan refuses to resume otherwise
     if not folder.state.is_dir():
         raise RunError(
-            f"{folder.state}: the edits that the journal lists aren't there; this run can't be resumed. Start a new "
-            "run in another folder, with --out."
+            f"{folder.state}: the edits that the journal lists aren't there; this run can't be resumed. "
+            f"{folder.advice.unusable}"
         )
     state_keeper.load(run.state.model, run.tokenizer, run.plan.hparams, folder.state, edited)
