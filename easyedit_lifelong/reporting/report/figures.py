@@ -8,7 +8,7 @@ from easyedit_lifelong.methods.report_sections import EDITS, ReportPlot, Series
 from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.report import history
 from easyedit_lifelong.reporting.report.axes import Curve, Plot, curves_figure, dot_plot, fit_scores
-from easyedit_lifelong.reporting.report.read import RunFiles
+from easyedit_lifelong.reporting.report.run_files import RunFiles
 from easyedit_lifelong.reporting.report.score_rows import shown
 from easyedit_lifelong.reporting.report.style import series_style
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.methods.report_sections import is_number
-from easyedit_lifelong.reporting.report.read import Interval, RunFiles, as_mapping, sort_names
+from easyedit_lifelong.reporting.report.run_entries import Interval, as_mapping, sort_names
+from easyedit_lifelong.reporting.report.run_files import RunFiles
 from easyedit_lifelong.runs.run_folder import LM_EVAL
 
 MAIN = (
