@@ -102,11 +102,8 @@ def _seconds_plots(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Plot]
     last = "; ".join(f"{names[number]} {points[-1][1]:.2f}" for number, points in seconds.items())
     caption = "Running medians. Compare only runs on the same machine."
     figure = _lines(lines, names, partial(fit_values, y_axis="positive", label="seconds"))
-    return [
-        Plot(
-            "compare-seconds", "Seconds an edit", caption, f"Seconds of each edit, at the end: {last}", figure
-        )
-    ]
+    alt = f"Seconds of each edit, at the end: {last}"
+    return [Plot("compare-seconds", "Wall seconds of each edit", caption, alt, figure)]
 
 
 def _lines(

@@ -76,7 +76,7 @@ def time_plots(run: RunFiles) -> list[ReportPlot]:
     if any(isinstance(entry.get("batch"), int) for entry in run.journal):
         caption += " The time of a batch is divided evenly among its edits."
     alt = f"Seconds of each edit against {EDITS}"
-    return [ReportPlot("seconds", "Seconds an edit", caption, alt, "seconds", series, y_axis="positive")]
+    return [ReportPlot("seconds", "Wall seconds of each edit", caption, alt, "seconds", series, y_axis="positive")]
 
 
 def _grouped(run: RunFiles) -> dict[str, list[str]]:

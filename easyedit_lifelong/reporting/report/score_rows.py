@@ -28,7 +28,7 @@ MAIN = (
 )
 """The main scores, the most important first."""
 
-SECONDS, DISK, MEMORY = "seconds an edit", "disk an edit", "peak memory"
+SECONDS, DISK, MEMORY = "wall seconds an edit (mean)", "disk an edit", "peak memory"
 """Costs of a run. Less is better."""
 
 _BEFORE = {"ES": "reliability", "ERR": "reliability"}
@@ -123,7 +123,7 @@ def _harness_rows(run: RunFiles) -> list[Score]:
 
 
 def seconds_row(run: RunFiles) -> list[Score]:
-    """Return the time per edit, if known."""
+    """Return the mean wall time of an edit, if known."""
     seconds = run.timing.get("seconds_per_edit")
     return [] if seconds is None else [Score(SECONDS, f"{seconds:.2f}", number=seconds)]
 
