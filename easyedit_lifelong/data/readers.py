@@ -129,7 +129,7 @@ def read_results(
     else:
         path = expanded_path(path, DataError)
         if not path.is_file():
-            raise DataError(f"{path}: no such data file")
+            raise DataError(f"{path}: {'is a folder, not a data file' if path.is_dir() else 'no such data file'}")
         requests, unusable = separate(read(path), limit)
     if not requests and not unusable:
         raise DataError(f"{path}: holds no records")

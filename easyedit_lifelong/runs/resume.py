@@ -63,7 +63,10 @@ def _drop_incomplete_batch(run: Run, folder: RunFolder) -> list[dict[str, Any]]:
     entries = folder.read(JOURNAL)
     case_ids = [entry.get("case_id") for entry in entries]
     if case_ids != [request.case_id for request in run.requests[: len(case_ids)]] or len(case_ids) > len(run.requests):
-        raise RunError(f"{folder.path / JOURNAL}: isn't the journal of these data; this run can't be resumed")
+        raise RunError(
+            f"{folder.path / JOURNAL}: isn't the journal of these data; this run can't be resumed. "
+            f"{folder.advice.unusable}"
+        )
     n_complete = 0
     for batch in run.batches:
         if n_complete + len(batch) > len(entries):

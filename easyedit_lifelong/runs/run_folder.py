@@ -244,7 +244,8 @@ class RunFolder:
         Raises:
             RunError: the file cannot be read, or a line before the last is damaged.
         """
-        return read_lines(self.path / name, JOURNAL_FIELDS if name == JOURNAL else SCORING_FIELDS)
+        fields = JOURNAL_FIELDS if name == JOURNAL else SCORING_FIELDS
+        return read_lines(self.path / name, fields, f"this run can't be resumed. {self.advice.unusable}")
 
     def rewrite(self, name: str, entries: Sequence[Mapping[str, Any]]) -> None:
         """Replace the lines of a JSON Lines file."""

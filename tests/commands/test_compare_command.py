@@ -289,6 +289,19 @@ def test_a_run_with_a_damaged_summary_is_not_finished(compare_cli: CompareComman
     assert compare_cli.summary("far")["metrics"] == metrics
 
 
+def test_a_run_with_a_damaged_journal_says_what_to_delete(compare_cli: CompareCommand) -> None:
+    assert compare_cli.run()[0] == 0
+    (compare_cli.out / "far" / "summary.json").unlink()
+    (compare_cli.out / "far" / "journal.jsonl").write_text("damaged\n")
+    code, out, _ = compare_cli.run()
+    assert code == 1
+    advice = "Delete this folder; the same command then begins this run again."
+    assert (
+        f"far failed: {compare_cli.out}/far/journal.jsonl, line 1: is not JSON; this run can't be resumed. {advice}"
+        in out
+    )
+
+
 def test_a_method_that_fails_is_reported_and_the_others_run(compare_cli: CompareCommand, spoiler: None) -> None:
     broken = compare_cli.write("broken", alg_name="SPOILER", breaks="apply")
     code, out, _ = compare_cli.run(methods=f"broken={broken},near={compare_cli.near}")

@@ -52,6 +52,13 @@ def test_reasons_of_a_cell_say_what_to_do_in_a_sweep(
     shutil.rmtree(job.folder / "state")
     lost = reason()
     assert "this run can't be resumed" in lost and lost.endswith(f"D{BEGINS_AGAIN}")
+    journal = job.folder / "journal.jsonl"
+    whole = journal.read_bytes()
+    journal.write_bytes(b"damaged\n" + whole)
+    damaged = reason()
+    assert "journal.jsonl, line 1: is not JSON; this run can't be resumed. " in damaged
+    assert damaged.endswith(f"D{BEGINS_AGAIN}")
+    journal.write_bytes(whole)
     config.unlink()
     in_use = reason()
     assert "holds another run (journal.jsonl)" in in_use and in_use.endswith(f"D{BEGINS_AGAIN}")
