@@ -76,7 +76,7 @@ _LAZY = {
     "register_editor": "easyedit_lifelong.methods.shared.editors",
     "unregister_editor": "easyedit_lifelong.methods.shared.editors",
     "internal_pass": "easyedit_lifelong.methods.shared.editors",
-    "SeparateEdit": "easyedit_lifelong.methods.shared.separate_edits",
+    "SeparateEdit": "easyedit_lifelong.methods.shared.separate_edit",
     "SeparateEditor": "easyedit_lifelong.methods.shared.separate_edits",
     "separate_edit_ports": "easyedit_lifelong.methods.shared.separate_edits",
     "hparams_values": "easyedit_lifelong.hparams_files",
@@ -242,7 +242,8 @@ if TYPE_CHECKING:
     from easyedit_lifelong.methods.shared.records import EditRecord
     from easyedit_lifelong.methods.shared.results import EditResult
     from easyedit_lifelong.methods.shared.rollback import Rollback
-    from easyedit_lifelong.methods.shared.separate_edits import SeparateEdit, SeparateEditor, separate_edit_ports
+    from easyedit_lifelong.methods.shared.separate_edit import SeparateEdit
+    from easyedit_lifelong.methods.shared.separate_edits import SeparateEditor, separate_edit_ports
     from easyedit_lifelong.methods.trained_adaptors.config import DeferHyperParams, MemoryHyperParams
     from easyedit_lifelong.methods.trained_adaptors.editor import apply_adaptor_to_model
     from easyedit_lifelong.methods.trained_editor import TrainedEditor, Training, TrainingSchedule

@@ -75,3 +75,13 @@ def locked_folder(path: Path, *, work: str, timeout: float = 0, reentrant: bool 
     finally:
         if lock is not None:
             lock.release()
+
+
+def folder_identity(folder: Path) -> tuple[int, int]:
+    """Return what distinguishes a folder from one that is made at the same path after it was deleted.
+
+    Raises:
+        OSError: there is no such folder.
+    """
+    status = folder.stat()
+    return status.st_dev, status.st_ino

@@ -13,7 +13,7 @@ import functools
 import os
 import pkgutil
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from easyedit_lifelong.errors import LifelongError, PluginError
@@ -49,12 +49,11 @@ class _Guard:
         """Raise a :class:`PluginError` that names the function in place of an error of the plugin's code."""
         try:
             yield
-        except (LifelongError, OSError, MemoryError, Warning):
-            raise
         except Exception as error:  # a plugin's code can raise anything
-            if type(error).__name__ == "OutOfMemoryError":  # torch's; callers react to it
+            if is_no_mistake(error):
                 raise
-            place = _place(error)
+            frames = traceback.extract_tb(error.__traceback__)
+            place = place_in([frame for frame in frames if frame.filename != __file__])
             remedy = f" ({place})" if place else f". It is called as {self.usage} (docs/plugins.md)"
             name, text = self.usage.partition("(")[0], " ".join(str(error).split())
             raise PluginError(f"{self.where}: {name} fails: {type(error).__name__}: {text}{remedy}") from error
@@ -155,10 +154,11 @@ def _mapping(guard: _Guard, result: Any) -> Any:
 
 
 def _list(guard: _Guard, result: Any) -> Any:
-    """Check the result of a loader or a judge."""
+    """Return the result of a loader or a judge as a list, so that errors of a generator are named, too."""
     if not isinstance(result, Iterable):
         raise guard.refuse("a list", result)
-    return result
+    with guard.naming_errors():
+        return list(result)
 
 
 def _requests(guard: _Guard, result: Any) -> Iterator[Any]:
@@ -203,9 +203,20 @@ def _tracker(guard: _Guard, tracker: Any) -> _GuardedTracker:
     return _GuardedTracker(guard, tracker)
 
 
-def _place(error: BaseException) -> str:
-    """Return file and line of the plugin's code where an error was raised; empty if none of its code ran."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+def is_no_mistake(error: Exception) -> bool:
+    """Return whether an error of a plugin's code passes unchanged: raised on purpose, or by the operating system."""
+    # Of torch's OutOfMemoryError, the name is compared: torch is not imported here. Callers react to it.
+    return isinstance(error, (LifelongError, OSError, MemoryError, Warning)) or (
+        type(error).__name__ == "OutOfMemoryError"
+    )
+
+
+def place_in(frames: Sequence[traceback.FrameSummary]) -> str:
+    """Return file and line where a plugin's code raised an error; empty without frames.
+
+    Args:
+        frames: frames of the traceback, from the first one of the plugin's code on.
+    """
     if not frames:
         return ""
     folder = os.path.dirname(frames[0].filename)

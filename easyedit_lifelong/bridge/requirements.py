@@ -91,8 +91,8 @@ def check_prompt_form(name: str, requests: Sequence[EditRequest]) -> None:
     for request in requests:
         if request.question_span is not None:
             raise DataError(
-                f"{request.where}: EasyEdit's {name} does not edit prompts in chat form. Leave --chat out, or edit "
-                "with a method of this package."
+                f"{request.where}: EasyEdit's {name} does not edit prompts in chat form. Leave --chat out ("
+                "'chat' in a YAML file), or edit with a method of this package."
             )
         if request.joiner is not None:
             raise DataError(

@@ -16,6 +16,7 @@ from easyedit_lifelong.atomic import atomic_file
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.calibrator import Calibrator
 from easyedit_lifelong.parsing import parse_json
+from easyedit_lifelong.runs.setting_changes import setting_changes
 from easyedit_lifelong.write_errors import translated_write_errors
 
 SCHEMA_VERSION = 1
@@ -24,8 +25,9 @@ VECTOR_PLOT = "calibration.svg"
 TRIALS, TRIAL_TABLE = "trials.jsonl", "trials.csv"
 """The files of a staged search alone: the trials, appended one by one, and a table of them."""
 
-_LOCATIONS = ("model", "data")
-"""The settings that may differ when a calibration is resumed: digests of weights and records are compared instead."""
+_LOCATIONS = ("model.", "data.")
+"""Prefixes of the settings that may differ when a calibration is resumed: digests of weights and records are
+compared instead."""
 
 
 def read_steps(out: Path, calibrator: Calibrator, settings: Mapping[str, Any] | None) -> Any:
@@ -56,18 +58,18 @@ def read_steps(out: Path, calibrator: Calibrator, settings: Mapping[str, Any] | 
         raise RunError(
             f"{file}: is damaged, or not a calibration's. Start again in another folder, with --out."
         ) from error
-    current = recorded if settings is None else json.loads(json.dumps(settings))  # JSON turns tuples into lists
-    changes = [
-        f"{name} was {recorded.get(name)!r}, is {current.get(name)!r}"
-        for name in dict.fromkeys([*recorded, *current])
-        if name not in _LOCATIONS and recorded.get(name) != current.get(name)
-    ]
+    changes = [] if settings is None else setting_changes(_given(recorded), _given(settings), _LOCATIONS)
     if changes:
         raise RunError(
-            f"{out}: this calibration can't be resumed with other settings: {'; '.join(changes)}. Use its "
-            "settings, or choose another folder with --out."
+            f"{out}: this calibration can't be resumed with other settings, data or weights: {'; '.join(changes)}. Use "
+            "what it began with, or choose another folder with --out."
         )
     return steps
+
+
+def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that have a value, as JSON has them: files of older releases lack those without one."""
+    return {name: value for name, value in json.loads(json.dumps(settings)).items() if value is not None}
 
 
 def write_steps(out: Path, settings: Mapping[str, Any], steps: Any, results: Mapping[str, Any] | None = None) -> None:

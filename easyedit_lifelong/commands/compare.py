@@ -33,4 +33,4 @@ def run(arguments: argparse.Namespace) -> int:
         schedule=Schedule.of(None, edits, arguments.eval_sample),
     )
     methods = [ComparedMethod.from_text(text) for text in arguments.methods]
-    return run_and_compare(MethodComparison(experiment, methods), arguments.out, arguments.resume)
+    return run_and_compare(MethodComparison(experiment, methods), arguments)

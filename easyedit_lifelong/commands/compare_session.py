@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +23,28 @@ from easyedit_lifelong.reporting.report.read import read_run
 from easyedit_lifelong.reporting.report.style import figure_options
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.compared_methods import REPORT, MethodComparison
-from easyedit_lifelong.runs.comparison import ComparedRun, ComparisonPlan, check_on_model, plan_comparison, write_config
+from easyedit_lifelong.runs.comparison import (
+    ComparedRun,
+    ComparisonPlan,
+    check_on_model,
+    comparison_folder,
+    plan_comparison,
+)
 from easyedit_lifelong.runs.execute import execute
 from easyedit_lifelong.runs.inputs import Inputs
 
 LOG = logging.getLogger(__name__)
 
 
-def run_and_compare(comparison: MethodComparison, out: Path, resume: bool = False) -> int:
+def run_and_compare(comparison: MethodComparison, arguments: argparse.Namespace) -> int:
     """Run the methods of a comparison that aren't finished yet, and write the page that compares all of them.
 
     A method that fails is reported; the others still run.
 
     Args:
         comparison: the settings.
-        out: the folder of the comparison.
-        resume: whether ``out`` must hold a comparison.
+        arguments: the command's options: the folder of the comparison is ``out``, and ``resume`` says whether it must
+            hold one. They get ``plans``, which an interruption's message needs.
 
     Returns:
         The exit code: 0, or 1 if a method failed.
@@ -45,14 +53,22 @@ def run_and_compare(comparison: MethodComparison, out: Path, resume: bool = Fals
         LifelongError: a setting, the data or the model can't be used. All methods are checked before the first edit.
     """
     console = Console()
-    plan = plan_comparison(comparison, out, resume)
-    failures = _run_methods(console, plan)
-    _report(console, plan, failures)
+    plan = plan_comparison(comparison, arguments.out, arguments.resume)
+    arguments.plans = [run.plan for run in plan.runs]
+    with ExitStack() as stack:
+        failures = _run_methods(console, plan, stack)
+        _report(console, plan, failures)
     return 1 if failures else 0
 
 
-def _run_methods(console: Console, plan: ComparisonPlan) -> dict[str, str]:
-    """Run the methods that aren't finished; return the reasons of those that failed, by label."""
+def _run_methods(console: Console, plan: ComparisonPlan, stack: ExitStack) -> dict[str, str]:
+    """Run the methods that aren't finished; return the reasons of those that failed, by label.
+
+    Args:
+        console: the console.
+        plan: the comparison.
+        stack: holds the lock of the folder from the moment when everything has been checked.
+    """
     pending = [run for run in plan.runs if not run.finished]
     loaded, unedited_answers = None, UneditedAnswers()
     if pending:
@@ -60,7 +76,7 @@ def _run_methods(console: Console, plan: ComparisonPlan) -> dict[str, str]:
         plan = check_on_model(plan, *loaded)
         for skipped in plan.skipped:
             print_line(console, f"left out: {skipped['reason']}")
-    write_config(plan)
+    stack.enter_context(comparison_folder(plan))
     failures = {}
     for number, run in enumerate(plan.runs, 1):
         title = f"[{number}/{len(plan.runs)}] {run.label}"

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         **loop_settings(arguments),
     )
     arguments.out = arguments.out or default_folder(hparams, arguments.data)  # which an interruption's message needs
-    run_and_report(experiment, arguments.out, arguments.resume)
+    run_and_report(experiment, arguments)
     return 0
 
 

@@ -27,5 +27,5 @@ def run(arguments: argparse.Namespace) -> int:
         only_errors=arguments.only_errors,
         **loop_settings(arguments),
     )
-    run_and_report(experiment, arguments.out, arguments.resume)
+    run_and_report(experiment, arguments)
     return 0

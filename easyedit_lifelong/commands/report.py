@@ -16,7 +16,8 @@ from easyedit_lifelong.reporting.report.comparison_text import latex_tables, mar
 from easyedit_lifelong.reporting.report.names import run_names
 from easyedit_lifelong.reporting.report.page import comparison_page, run_page
 from easyedit_lifelong.reporting.report.page_files import translated_write_errors, write_page, write_text
-from easyedit_lifelong.reporting.report.read import RunFiles, read_run
+from easyedit_lifelong.reporting.report.read import read_run
+from easyedit_lifelong.reporting.report.run_files import RunFiles
 from easyedit_lifelong.reporting.report.style import figure_options
 from easyedit_lifelong.reporting.terminal import Console
 

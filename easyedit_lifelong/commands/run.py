@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     file = find_experiment(arguments.file)
     if arguments.out is None:
         arguments.out = default_folder(file, arguments.resume)  # which an interruption's message needs
-    return run_experiment_file(file, arguments.out, arguments.resume)
+    return run_experiment_file(file, arguments)
 
 
 def default_folder(file: Path, resume: bool) -> Path:
@@ -34,13 +34,13 @@ def default_folder(file: Path, resume: bool) -> Path:
     return file.parent if is_settings_of_results and resume else Path("runs") / name
 
 
-def run_experiment_file(file: Path, out: Path, resume: bool) -> int:
+def run_experiment_file(file: Path, arguments: argparse.Namespace) -> int:
     """Execute the run, or the comparison, that an experiment file describes.
 
     Args:
         file: the file.
-        out: folder for the results.
-        resume: continue the interrupted run or comparison in that folder.
+        arguments: the command's options: the folder for the results is ``out``, and ``resume`` says whether to continue
+            the interrupted run or comparison there. They get ``plans``, which an interruption's message needs.
 
     Returns:
         The exit code.
@@ -49,6 +49,6 @@ def run_experiment_file(file: Path, out: Path, resume: bool) -> int:
         LifelongError: a setting, the data or the model can't be used.
     """
     if is_comparison(file):
-        return run_and_compare(read_comparison(file), out, resume)
-    run_and_report(read_experiment(file), out, resume)
+        return run_and_compare(read_comparison(file), arguments)
+    run_and_report(read_experiment(file), arguments)
     return 0

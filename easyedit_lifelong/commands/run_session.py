@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,20 @@ from easyedit_lifelong.runs.run_folder import LM_EVAL
 from easyedit_lifelong.runs.state import RunResult
 
 
-def run_and_report(experiment: Experiment, out: Path, resume: bool = False) -> RunResult:
+def run_and_report(experiment: Experiment, arguments: argparse.Namespace) -> RunResult:
     """Execute a run and print its results; check settings and data before the model is loaded.
 
     Args:
         experiment: the settings of the run.
-        out: folder for the results.
-        resume: continue the interrupted run in that folder.
+        arguments: the command's options: the folder for the results is ``out``, and ``resume`` says whether to continue
+            the interrupted run there. They get ``plans``, which an interruption's message needs.
 
     Raises:
         LifelongError: a setting, the data or the model can't be used.
     """
     console = Console()
-    plan = make_plan(experiment, out, resume)
+    plan = make_plan(experiment, arguments.out, arguments.resume)
+    arguments.plans = [plan]
     inputs = read_inputs(experiment, plan.seed)
     hparams, n_edits = plan.hparams, len(inputs.requests)
     batches = f", {experiment.protocol}, batches of {plan.batch_size}" if plan.batched else ""
@@ -41,7 +43,7 @@ def run_and_report(experiment: Experiment, out: Path, resume: bool = False) -> R
     model, tokenizer = load_model_for(hparams)
     with edit_progress(console, n_edits) as progress:
         result = execute(plan, inputs, model, tokenizer, progress)
-    show_result(console, result, out)
+    show_result(console, result, arguments.out)
     return result
 
 

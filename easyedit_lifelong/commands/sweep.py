@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from easyedit_lifelong.commands.sweep_session import PROCESSES, run_sweep
+from easyedit_lifelong.commands.sweep_session import PROCESSES, check_installed, run_sweep
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.runs.sweep.sweep_grid import find_grid
+from easyedit_lifelong.runs.sweep.sweep_grid import find_grid, read_grid
+from easyedit_lifelong.runs.sweep.sweep_plan import plan_sweep
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -19,5 +20,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.workers is not None and arguments.launcher != PROCESSES:
         raise RunError(f"--workers: is for local processes; with --launcher {arguments.launcher}, the grid says it")
     file = find_grid(arguments.file)
-    out = arguments.out or Path("runs") / file.stem
-    return run_sweep(file, out, arguments.launcher, arguments.workers or 1)
+    check_installed(arguments.launcher)
+    grid = read_grid(file)
+    plan = plan_sweep(grid, arguments.out or Path("runs") / file.stem)
+    arguments.plans = [cell.run.plan for cell in plan.cells]  # which an interruption's message needs
+    return run_sweep(grid, plan, arguments.launcher, arguments.workers or 1)

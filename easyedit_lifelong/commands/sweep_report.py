@@ -10,7 +10,8 @@ from pathlib import Path
 from easyedit_lifelong.commands.report import PAGE, write_report, write_tables
 from easyedit_lifelong.reporting.report.comparison_table import Comparison
 from easyedit_lifelong.reporting.report.page_files import write_page
-from easyedit_lifelong.reporting.report.read import RunFiles, read_run
+from easyedit_lifelong.reporting.report.read import read_run
+from easyedit_lifelong.reporting.report.run_files import RunFiles
 from easyedit_lifelong.reporting.report.seed_tables import seed_tables
 from easyedit_lifelong.reporting.report.style import figure_options
 from easyedit_lifelong.reporting.report.sweep_page import SweepSection, sweep_page

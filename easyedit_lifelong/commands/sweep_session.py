@@ -20,20 +20,20 @@ from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.sweep.launcher import Launcher
 from easyedit_lifelong.runs.sweep.process_launcher import ProcessLauncher
 from easyedit_lifelong.runs.sweep.run_cell import CellJob
-from easyedit_lifelong.runs.sweep.sweep_grid import Grid, read_grid
-from easyedit_lifelong.runs.sweep.sweep_plan import SweepPlan, plan_sweep, write_settings
+from easyedit_lifelong.runs.sweep.sweep_grid import Grid
+from easyedit_lifelong.runs.sweep.sweep_plan import SweepPlan, write_settings
 
 _PACKAGES = {RAY: "ray", SLURM: "submitit"}
 
 
-def run_sweep(file: Path, out: Path, launcher_name: str = PROCESSES, workers: int = 1) -> int:
+def run_sweep(grid: Grid, plan: SweepPlan, launcher_name: str = PROCESSES, workers: int = 1) -> int:
     """Run the cells of a sweep that aren't finished, and write the page that compares all of them.
 
     A cell that fails is reported; the others still run.
 
     Args:
-        file: the grid.
-        out: the folder of the sweep.
+        grid: the grid.
+        plan: the plan of its cells.
         launcher_name: one of :data:`LAUNCHERS`.
         workers: how many local processes run at a time.
 
@@ -41,11 +41,8 @@ def run_sweep(file: Path, out: Path, launcher_name: str = PROCESSES, workers: in
         The exit code: 0, or 1 if a cell failed.
 
     Raises:
-        LifelongError: the grid, an input that it names, the folder or the launcher can't be used.
+        LifelongError: the folder or the launcher can't be used.
     """
-    _check_installed(launcher_name)
-    grid = read_grid(file)
-    plan = plan_sweep(grid, out)
     launcher = _launcher(launcher_name, workers, grid, plan.out)
     console = Console()
     with locked_folder(plan.out, work="running this sweep"):
@@ -55,7 +52,7 @@ def run_sweep(file: Path, out: Path, launcher_name: str = PROCESSES, workers: in
     return 1 if failures else 0
 
 
-def _check_installed(launcher_name: str) -> None:
+def check_installed(launcher_name: str) -> None:
     """Raise a PluginError if a launcher needs a package that is not installed."""
     package = _PACKAGES.get(launcher_name)
     if package is not None and importlib.util.find_spec(package) is None:

@@ -256,6 +256,8 @@ def _decoder(notes: ReadingNotes) -> json.JSONDecoder:
 def _parse(decode: Callable[[str], Any], text: str, path: Path, line: int | None = None) -> Any:
     """Parse a JSON file, or one line of a JSON Lines file."""
     where = str(path) if line is None else f"{path}, line {line}"
+    if not text.strip():
+        raise DataError(f"{where}: is empty")
     try:
         return decode(text)
     except json.JSONDecodeError as error:

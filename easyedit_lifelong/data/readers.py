@@ -129,7 +129,7 @@ def read_results(
     else:
         path = expanded_path(path, DataError)
         if not path.is_file():
-            raise DataError(f"{path}: no such data file")
+            raise DataError(f"{path}: {'is a folder, not a data file' if path.is_dir() else 'no such data file'}")
         requests, unusable = separate(read(path), limit)
     if not requests and not unusable:
         raise DataError(f"{path}: holds no records")
@@ -163,7 +163,8 @@ def check_usable(
         LOG.warning("%s", unusable_records(path, unusable, len(requests)))
         return
     used = next((reader for reader in get_plugins().readers if reader.read is read), None)
-    advice = " Correct them, or leave them out with --skip-unusable." if requests else format_advice(path, used)
+    leave_out = " Correct them, or leave them out with --skip-unusable ('skip_unusable: true' in a YAML file)."
+    advice = leave_out if requests else format_advice(path, used)
     if len(unusable) == 1:
         raise DataError(str(unusable[0]) + ("" if requests else advice)) from unusable[0]
     raise DataError(unusable_records(path, unusable, len(requests), advice)) from unusable[0]

@@ -82,8 +82,8 @@ def check_no_turns(requests: Iterable[EditRequest]) -> None:
     for request in requests:
         if request.context_turns:
             raise DataError(
-                f"{request.where}, field 'context_turns': earlier turns of a chat need the chat form. Give --chat (in "
-                "Python, in_chat_form), or leave the field out."
+                f"{request.where}, field 'context_turns': earlier turns of a chat need the chat form. Give --chat ("
+                "'chat: true' in a YAML file; in Python, in_chat_form), or leave the field out."
             )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.errors import PluginError, RunError
 from easyedit_lifelong.evaluation.answer_matching import Generation
 from easyedit_lifelong.evaluation.averages import Scores, averages_with_intervals
 from easyedit_lifelong.evaluation.judges import Judge, JudgedAnswer, Verdict
+from easyedit_lifelong.plurals import counted
 
 JUDGED, JUDGED_REPHRASE = "judge_score", "judge_score_rephrase"
 
@@ -44,7 +45,8 @@ class JudgedAnswers:
             ``judge_score`` and ``judge_score_rephrase`` of the edited model, and ``…_before`` of the unedited one.
 
         Raises:
-            RunError: the judge fails, or gives no valid verdict.
+            PluginError: the judge of a plugin fails; the message has the prompt.
+            RunError: the judge gives no valid verdict.
         """
         self._judge_new(
             answer for generation in generations for answers in _answers(generation).values() for answer in answers
@@ -61,7 +63,10 @@ class JudgedAnswers:
         new = [answer for answer in dict.fromkeys(answers) if answer not in self._verdicts]
         for start in range(0, len(new), _BATCH):
             batch = new[start : start + _BATCH]
-            verdicts = list(self._judge(batch))
+            try:
+                verdicts = list(self._judge(batch))
+            except PluginError as error:
+                raise PluginError(f"{error}, while it judges {_named(batch)}") from error
             if len(verdicts) != len(batch) or not all(map(_is_valid, verdicts)):
                 raise RunError(
                     f"judge {self._name}: does not give one verdict from 0 to 1 on each answer, as a list of Verdicts"
@@ -69,6 +74,12 @@ class JudgedAnswers:
             judged = dict(zip(batch, verdicts, strict=True))
             self._verdicts |= judged
             self._record(judged)
+
+
+def _named(batch: Sequence[JudgedAnswer]) -> str:
+    """Return which answers are judged together, for messages."""
+    others = f" and {counted(len(batch) - 1, 'other')}" if len(batch) > 1 else ""
+    return f"the answer to {batch[0].prompt!r}{others}"
 
 
 def _is_valid(verdict: object) -> bool:

@@ -155,7 +155,7 @@ def comparison_table(console: Console, summaries: Mapping[str, Mapping[str, Any]
             cells = [_score(unedited, before), *(_score(run, metric) for run in scores.values())]
             table.add_row(_LABELS.get(metric, metric), *cells, METRICS[metric].kind)
     seconds = [f"{summary['timing']['seconds_per_edit']:.2f}" for summary in summaries.values()]
-    table.add_row("seconds an edit", "", *seconds, "")
+    table.add_row("wall seconds an edit (mean)", "", *seconds, "")
     if any(summary["n_failed"] for summary in summaries.values()):
         table.add_row("edits that failed", "", *(str(summary["n_failed"]) for summary in summaries.values()), "")
     console.print(table)

@@ -18,7 +18,7 @@ from rich.text import Text
 from easyedit_lifelong.methods.report_sections import is_number
 from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.console_tables import plain_table
-from easyedit_lifelong.reporting.report.read import intervals_of
+from easyedit_lifelong.reporting.report.run_entries import intervals_of
 from easyedit_lifelong.reporting.report.score_rows import MAIN, format_interval, shown
 
 SECONDS_BETWEEN_LINES = 30

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from easyedit_lifelong.atomic import delete_leftovers, write_text_atomically
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import HyperParameterError, LifelongError, RunError
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.hparams_files import hparams_defaults, hparams_values, read_mapping
+from easyedit_lifelong.folder_lock import lock_folder, locked_folder
+from easyedit_lifelong.hparams_files import hparams_defaults
 from easyedit_lifelong.runs.checks import check_data, check_method, requests_to_edit, scorer_of, usable_requests
 from easyedit_lifelong.runs.compared_methods import COMPARISON_FILE, MethodComparison, experiments_by_label
+from easyedit_lifelong.runs.comparison_settings import comparison_config, merge_stored, write_config
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
+from easyedit_lifelong.runs.folder_advice import ONE_OF_SEVERAL
 from easyedit_lifelong.runs.inputs import read_inputs
 from easyedit_lifelong.runs.plan import Plan, make_plan
-from easyedit_lifelong.runs.requests_digest import requests_digest
-from easyedit_lifelong.runs.run_config import run_config, scoring_config
-from easyedit_lifelong.runs.run_folder import CONFIG, SCHEMA_VERSION, SUMMARY, RunFolder, check_free, has_summary
-from easyedit_lifelong.runs.setting_changes import setting_changes
-from easyedit_lifelong.write_errors import translated_write_errors
+from easyedit_lifelong.runs.run_config import run_config
+from easyedit_lifelong.runs.run_folder import CONFIG, SUMMARY, RunFolder, check_free, has_summary
 
-LOG = logging.getLogger(__name__)
-
-_NOT_COMPARED = ("data.", "retention.", "text.", "capability.", "lm_eval.path.", "schema_version.")
-"""Prefixes of the settings that may differ when a comparison is continued: paths of data, of which a digest counts."""
-_HPARAMS_NOT_COMPARED = ("device", "model_parallel", "mom2_engine")
+_WORK = "running this comparison"
+"""What a process does while it holds the lock of a comparison's folder."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +61,7 @@ class ComparisonPlan:
         out: the folder of the comparison.
         runs: the runs.
         inputs: the data, the same for all runs.
-        config: the content of ``compare.yaml``.
+        config: the content of ``compare.yaml``, without methods that only the folder has.
         skipped: the records that not every method can edit; ``case_id`` and ``reason`` of each.
     """
 
@@ -76,6 +70,11 @@ class ComparisonPlan:
     inputs: Inputs
     config: dict[str, Any]
     skipped: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    @property
+    def defaults(self) -> dict[str, dict[str, Any]]:
+        """The default hyperparameters of each method, for those that a file of an older release lacks."""
+        return {run.label: hparams_defaults(run.plan.hparams) for run in self.runs}
 
 
 def plan_comparison(comparison: MethodComparison, out: Path | str, resume: bool = False) -> ComparisonPlan:
@@ -92,18 +91,21 @@ def plan_comparison(comparison: MethodComparison, out: Path | str, resume: bool 
         DataError: the data can't be used.
         HyperParameterError: a method's hyperparameters can't be used, or the methods have different seeds.
         PluginError: there is no such method.
-        RunError: ``out`` holds other files, or a comparison with other settings; or a run can't be resumed.
+        RunError: ``out`` holds other files, or a comparison with other settings, or one that another process is
+            running; or a run can't be resumed.
     """
     experiments = experiments_by_label(comparison)
     out = check_free(out, what="run, not a comparison", files=(CONFIG, SUMMARY))
     if resume and not (out / COMPARISON_FILE).is_file():
         raise RunError(f"{out}: holds no comparison to resume. To begin one there, leave out --resume.")
+    if (out / COMPARISON_FILE).is_file() and (lock := lock_folder(out, work=_WORK)) is not None:
+        lock.release()
     runs = [plan_run(label, experiment, out / label) for label, experiment in experiments.items()]
     _check_same_seed(runs)
     inputs = read_inputs(runs[0].plan.experiment, runs[0].plan.seed)
-    defaults = {label: hparams_defaults(experiment.hparams) for label, experiment in experiments.items()}
-    config = _merge_stored(out, _comparison_config(comparison.experiment, experiments, inputs), defaults)
-    return ComparisonPlan(out, runs, inputs, config)
+    plan = ComparisonPlan(out, runs, inputs, comparison_config(comparison.experiment, experiments, inputs))
+    merge_stored(out, plan.config, plan.defaults)  # checks the settings in the folder
+    return plan
 
 
 def check_on_model(plan: ComparisonPlan, model: Any, tokenizer: Any) -> ComparisonPlan:
@@ -129,24 +131,27 @@ def check_on_model(plan: ComparisonPlan, model: Any, tokenizer: Any) -> Comparis
             checked = check_data(run.plan, plan.inputs, model, tokenizer, scorers[run.label])
             if run.begun:  # reopening compares the settings
                 config = run_config(run.plan, model, checked)
-                RunFolder.reopen(run.folder, config, hparams_defaults(run.plan.hparams)).close()
+                RunFolder.reopen(run.folder, config, hparams_defaults(run.plan.hparams), ONE_OF_SEVERAL).close()
         except LifelongError as error:
             raise RunError(f"{run.label}: {error}") from error
     return plan
 
 
-def write_config(plan: ComparisonPlan) -> Path:
-    """Write the settings of a comparison into its folder, and return the file.
+@contextlib.contextmanager
+def comparison_folder(plan: ComparisonPlan) -> Iterator[None]:
+    """Hold the lock of a comparison's folder inside the context, with the settings in it; make the folder if necessary.
 
     Raises:
-        RunError: the file can't be written.
+        RunError: another process is running this comparison, or has begun one of its runs since the plan was made; or
+            the folder can't be written to.
     """
-    file = plan.out / COMPARISON_FILE
-    with translated_write_errors(file):
-        plan.out.mkdir(parents=True, exist_ok=True)
-        delete_leftovers(plan.out)
-        write_text_atomically(file, yaml.safe_dump(plan.config, sort_keys=False, allow_unicode=True))
-    return file
+    with locked_folder(plan.out, work=_WORK):
+        if any(run.begun and run.plan.out is not None and not run.plan.resume for run in plan.runs):
+            raise RunError(
+                f"{plan.out}: another process has begun this comparison meanwhile. The same command continues it."
+            )
+        write_config(plan.out, plan.config, plan.defaults)
+        yield
 
 
 def plan_run(label: str, experiment: Experiment, folder: Path) -> ComparedRun:
@@ -169,7 +174,7 @@ def plan_run(label: str, experiment: Experiment, folder: Path) -> ComparedRun:
             f"{folder}: this run was interrupted, and {plan.method.name} can't save its edits, so it can't be "
             "continued. Delete the folder to start the run again."
         )
-    return dataclasses.replace(run, plan=make_plan(experiment, folder, resume=run.begun))
+    return dataclasses.replace(run, plan=make_plan(experiment, folder, run.begun, ONE_OF_SEVERAL))
 
 
 def _check_same_seed(runs: list[ComparedRun]) -> None:
@@ -212,88 +217,3 @@ def _without_unusable(
         usable = [request for request in usable if request.case_id in case_ids]
         skipped += [{**record, "reason": f"{run.label}: {record['reason']}"} for record in of_method]
     return dataclasses.replace(plan, inputs=dataclasses.replace(plan.inputs, requests=usable), skipped=skipped)
-
-
-def _comparison_config(shared: Experiment, experiments: dict[str, Experiment], inputs: Inputs) -> dict[str, Any]:
-    """Return the content of ``compare.yaml``."""
-    methods = {label: hparams_values(experiment.hparams) for label, experiment in experiments.items()}
-    return {"schema_version": SCHEMA_VERSION, "loop": shared.loop, "methods": methods, **config_of(shared, inputs)}
-
-
-def config_of(shared: Experiment, inputs: Inputs) -> dict[str, Any]:
-    """Return the settings of runs in the form of an experiment file, without the loop and the hyperparameters.
-
-    Args:
-        shared: the settings.
-        inputs: the data, read from files.
-    """
-    source = inputs.source
-    assert source is not None
-    return {
-        "data": dict(source.data),
-        "retention": source.retention,
-        "text": source.text,
-        "capability": source.capability,
-        **scoring_config(shared),
-        "task": shared.task,
-        "batch_size": shared.batch_size,
-        "protocol": shared.protocol,
-        "skip_unusable": shared.skip_unusable,
-        "schedule": shared.schedule.to_dict(),
-        "recorded": {
-            "requests_sha256": requests_digest(inputs.requests, inputs.retention or [], inputs.text, inputs.capability)
-        },
-    }
-
-
-def _merge_stored(out: Path, config: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Check the settings against those in the folder, and return them with the methods that only the folder has.
-
-    Args:
-        out: the folder of the comparison.
-        config: the content of ``compare.yaml`` for the present settings.
-        defaults: the default hyperparameters of each method, for those that a file of an older release lacks.
-
-    Raises:
-        RunError: the folder holds a comparison with other settings; the message lists the differences.
-    """
-    file = out / COMPARISON_FILE
-    if not file.is_file():
-        return config
-    written = read_settings(file, "the settings of a comparison")
-    stored = written.get("methods")
-    stored_methods = stored if isinstance(stored, dict) else {}
-    both = [label for label in config["methods"] if label in stored_methods]
-    before = {
-        label: _compared({**defaults[label], **values}) if isinstance(values := stored_methods[label], dict) else values
-        for label in both
-    }
-    present = {label: _compared(config["methods"][label]) for label in both}
-    changes = setting_changes({**written, "methods": before}, {**config, "methods": present}, _NOT_COMPARED)
-    if changes:
-        raise RunError(
-            f"{out}: holds a comparison with other settings: {'; '.join(changes)}. Choose what it began with, or "
-            "another folder with --out."
-        )
-    return {**config, "methods": {**stored_methods, **config["methods"]}}
-
-
-def read_settings(file: Path, content: str) -> dict[str, Any]:
-    """Return the settings that a folder of several runs holds.
-
-    Args:
-        file: the YAML file.
-        content: what it holds, for messages.
-
-    Raises:
-        RunError: it can't be read, or isn't a mapping.
-    """
-    try:
-        return read_mapping(file, content)
-    except HyperParameterError as error:
-        raise RunError(f"{error}. Choose another folder with --out.") from error
-
-
-def _compared(hparams: Mapping[str, Any]) -> dict[str, Any]:
-    """Return hyperparameters without those that may differ when a comparison is continued."""
-    return {name: value for name, value in hparams.items() if name not in _HPARAMS_NOT_COMPARED}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.evaluation.averages import RequestScores, averages
+from easyedit_lifelong.evaluation.averages import averages
 from easyedit_lifelong.evaluation.judged_answers import JudgedAnswers
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard, edit_success_of
 from easyedit_lifelong.registry import Tracker
@@ -17,7 +18,8 @@ from easyedit_lifelong.runs.apply_batch import apply_batch
 from easyedit_lifelong.runs.peak_memory import PeakMemory
 from easyedit_lifelong.runs.plan import Plan
 from easyedit_lifelong.runs.run_folder import RunFolder
-from easyedit_lifelong.runs.run_scores import record_scores, score_all, single_round_scores
+from easyedit_lifelong.runs.run_scores import record_scores, score_all, scores_after_edit, single_round_scores
+from easyedit_lifelong.runs.scoring_errors import named_scoring_errors
 from easyedit_lifelong.runs.state import Progress, RunState
 
 
@@ -122,29 +124,34 @@ class Run:
         self.state.seconds["io"] = self.io_before + (self.folder.seconds if self.folder else 0.0)
 
     def score(self) -> None:
-        """Score past edits, and report the scores."""
+        """Score past edits, and report the scores.
+
+        Raises:
+            PluginError: code of a plugin fails.
+        """
         plan, state = self.plan, self.state
-        position: dict[str, Any] = {"batch": self.done} if plan.batched else {}
-        position["n_seen"] = len(state.journal)
-        if not plan.keeps_edits:
-            began = time.perf_counter()
-            scores = single_round_scores(state)
-            seconds = time.perf_counter() - began
-            state.seconds["scoring"] += seconds
-            record_scores(state, scores, self.folder, self.trackers, **position, seconds_scoring=seconds)
-            return
-        score_all(
-            state,
-            self.board,
-            self.folder,
-            self.trackers,
-            thorough=self.done == len(self.batches),
-            sample=plan.schedule.sample,
-            seed=plan.seed,
-            counts=plan.method.counts,
-            judged=self.judged,
-            **position,
-        )
+        with self._named_errors(state.model, state.attempted):
+            position: dict[str, Any] = {"batch": self.done} if plan.batched else {}
+            position["n_seen"] = len(state.journal)
+            if not plan.keeps_edits:
+                began = time.perf_counter()
+                scores = single_round_scores(state)
+                seconds = time.perf_counter() - began
+                state.seconds["scoring"] += seconds
+                record_scores(state, scores, self.folder, self.trackers, **position, seconds_scoring=seconds)
+                return
+            score_all(
+                state,
+                self.board,
+                self.folder,
+                self.trackers,
+                thorough=self.done == len(self.batches),
+                sample=plan.schedule.sample,
+                seed=plan.seed,
+                counts=plan.method.counts,
+                judged=self.judged,
+                **position,
+            )
 
     def latest(self) -> dict[str, float]:
         """Return the scores that a progress display shows."""
@@ -206,7 +213,12 @@ class Run:
 
     def already_correct(self, request: EditRequest) -> bool:
         """Return whether the model, as edited so far, gives the request's target (teacher-forced)."""
-        return self.board.scorer.forced(self.state.model, [(request.prompt, request.target_new)])[0].exact
+        with self._named_errors(self.state.model, [request]):
+            return self.board.scorer.forced(self.state.model, [(request.prompt, request.target_new)])[0].exact
+
+    def _named_errors(self, model: Any, requests: Sequence[EditRequest]) -> AbstractContextManager[None]:
+        """Return a context that names other people's code that fails while these requests are scored on a model."""
+        return named_scoring_errors(self.plan.method, self.board.scorer, model, requests, self.folder)
 
     def _edit(self, number: int, batch: list[EditRequest], seconds_before: float) -> list[dict[str, Any]]:
         """Edit a batch, score it, and return its lines of the journal.
@@ -233,7 +245,8 @@ class Run:
             )
         began = time.perf_counter()
         try:
-            scores = self.score_batch(applied.model, batch)
+            with self._named_errors(applied.model, batch):
+                scores = scores_after_edit(self.board, applied.model, batch, final=not plan.keeps_edits)
         finally:
             if not plan.keeps_edits and applied.rollback is not None:
                 applied.rollback()
@@ -276,19 +289,3 @@ class Run:
             **({} if request.question_span is None else {"question": request.question}),
             **outcome,
         }
-
-    def score_batch(self, model: Any, batch: list[EditRequest]) -> list[RequestScores]:
-        """Return the scores of each request right after its edit.
-
-        A consecutive run needs only the edit success here. A single-round run rolls the batch back afterwards, so
-        it computes all scores, locality and TRR included.
-        """
-        if self.plan.keeps_edits:
-            return self.board.success(model, batch)
-        forced_scores, trr = self.board.score_each(model, batch)
-        generated_scores, _ = self.board.generated.score_each(model, batch)
-        held_out: RequestScores = {} if trr is None else {"TRR": [trr]}
-        return [
-            {**forced, **generated, **held_out}
-            for forced, generated in zip(forced_scores, generated_scores, strict=True)
-        ]

@@ -183,8 +183,8 @@ def _open_folder(plan: Plan, config: dict[str, Any]) -> RunFolder | None:
     if plan.out is None:
         return None
     if plan.resume:
-        return RunFolder.reopen(plan.out, config, hparams_defaults(plan.hparams))
-    return RunFolder(plan.out, resumable=plan.resumable)
+        return RunFolder.reopen(plan.out, config, hparams_defaults(plan.hparams), plan.advice)
+    return RunFolder(plan.out, resumable=plan.resumable, advice=plan.advice)
 
 
 def make_scoreboard(

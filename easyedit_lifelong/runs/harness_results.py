@@ -36,9 +36,10 @@ class HarnessResults:
         self._tasks, self._folder = tasks, folder
         self._results: dict[str, HarnessScores] = {}
         if tasks is not None and folder is not None and resume:
-            self._results = {
-                entry["when"]: entry["scores"] for entry in read_lines(folder.path / HARNESS_FILE, _FIELDS)
-            }
+            lines = read_lines(
+                folder.path / HARNESS_FILE, _FIELDS, "delete this file, and the tasks are evaluated again"
+            )
+            self._results = {entry["when"]: entry["scores"] for entry in lines}
 
     def evaluate(self, when: str, model: Any, tokenizer: Any) -> None:
         """Evaluate the tasks on a model, unless the results are there.

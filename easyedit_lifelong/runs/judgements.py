@@ -54,7 +54,7 @@ def judged_answers(judge: str | None, folder: RunFolder | None) -> JudgedAnswers
     known: dict[JudgedAnswer, Verdict] = {}
     if folder is None:
         return JudgedAnswers(entry.create(argument), judge)
-    lines = read_lines(folder.path / JUDGEMENTS, _FIELDS)
+    lines = read_lines(folder.path / JUDGEMENTS, _FIELDS, "delete this file, and the answers are judged again")
     if lines:
         folder.rewrite(JUDGEMENTS, lines)  # without a last line that was written only in part
     for line in lines:

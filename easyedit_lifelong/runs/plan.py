@@ -10,11 +10,13 @@ from typing import Any
 from easyedit_lifelong.errors import HyperParameterError, RunError
 from easyedit_lifelong.evaluation.harness import check_tasks
 from easyedit_lifelong.methods.base import EditMethod
+from easyedit_lifelong.paths import expanded_path
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, EVAL_EVERY, KEEP_EDITS, Experiment
+from easyedit_lifelong.runs.folder_advice import OWN_COMMAND, FolderAdvice
 from easyedit_lifelong.runs.hyperparameter_files import find_method, hyperparameters_of
 from easyedit_lifelong.runs.judgements import judge_type
-from easyedit_lifelong.runs.run_folder import check_free, check_resumable
+from easyedit_lifelong.runs.run_folder import CONFIG, check_free, check_resumable, has_summary
 from easyedit_lifelong.runs.schedule import Schedule
 
 
@@ -30,6 +32,7 @@ class Plan:
         batch_size: requests per batch; 1 in the lifelong loop.
         out: folder for the run's files.
         resume: whether to continue the run in ``out``.
+        advice: what messages about ``out`` advise.
     """
 
     experiment: Experiment
@@ -39,6 +42,7 @@ class Plan:
     batch_size: int
     out: Path | str | None
     resume: bool
+    advice: FolderAdvice = OWN_COMMAND
 
     @property
     def batched(self) -> bool:
@@ -60,14 +64,25 @@ class Plan:
         """Whether an interrupted run can be resumed: its edits are saved, or it is rolled back after each batch."""
         return self.method.state is not None or not self.keeps_edits
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the folder holds this run, interrupted, and it can't be resumed. While the run goes on, it counts."""
+        if self.out is None or self.resumable:
+            return False
+        folder = expanded_path(self.out, RunError)
+        return (folder / CONFIG).is_file() and not has_summary(folder)
 
-def make_plan(experiment: Experiment, out: Path | str | None, resume: bool = False) -> Plan:
+
+def make_plan(
+    experiment: Experiment, out: Path | str | None, resume: bool = False, advice: FolderAdvice = OWN_COMMAND
+) -> Plan:
     """Return the plan of an experiment.
 
     Args:
         experiment: the settings of the run.
         out: folder for the run's files.
         resume: whether to continue the run there.
+        advice: what messages about ``out`` advise.
 
     Raises:
         DataError: the folder of further tasks of lm-evaluation-harness does not exist.
@@ -87,7 +102,7 @@ def make_plan(experiment: Experiment, out: Path | str | None, resume: bool = Fal
         # The method divides the requests that it gets into batches of its hyperparameter: keep the two sizes equal.
         if getattr(hparams, "batch_size", size) != size:
             hparams = dataclasses.replace(hparams, batch_size=size)
-    plan = Plan(experiment, method, hparams, schedule, size, out, resume)
+    plan = Plan(experiment, method, hparams, schedule, size, out, resume, advice)
     _check_folder(plan)
     if not plan.keeps_edits:
         _check_single_round(experiment)
@@ -126,7 +141,7 @@ def _check_folder(plan: Plan) -> None:
     """Raise a RunError if the folder cannot be used for a new run or, with ``resume``, holds no run to resume."""
     if not plan.resume:
         if plan.out is not None:
-            check_free(plan.out, resumable=plan.resumable)
+            check_free(plan.out, resumable=plan.resumable, advice=plan.advice)
         return
     if plan.out is None:
         raise RunError("resume needs the folder of the run that was cut short; name it with out=")

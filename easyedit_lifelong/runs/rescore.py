@@ -21,6 +21,7 @@ from easyedit_lifelong.runs.rescoring_plan import RESCORED, Rescoring, is_interr
 from easyedit_lifelong.runs.run_config import run_config, summary_settings
 from easyedit_lifelong.runs.run_folder import CONFIG, GENERATIONS, JOURNAL, METRICS_FILE, STATE, SUMMARY, RunFolder
 from easyedit_lifelong.runs.run_scores import score_all, summarize
+from easyedit_lifelong.runs.scoring_errors import named_scoring_errors
 from easyedit_lifelong.runs.state import RunResult, RunState, run_result
 
 LOG = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ def rescore(rescoring: Rescoring, model: Any, tokenizer: Any) -> RunResult:
     Raises:
         DataError: a prompt with its answer is too long for the model.
         ModelError: the model lacks a layer that was edited.
+        PluginError: code of a plugin fails while the edits are scored.
         RunError: the saved edits are damaged or belong to another model, or the folder can't be written.
     """
     # The method's checks of requests concern editing. Records with further questions need no subject, for example.
@@ -76,19 +78,20 @@ def rescore(rescoring: Rescoring, model: Any, tokenizer: Any) -> RunResult:
         _load_edits(rescoring, model, tokenizer)
         state.seconds["scoring"] += began_loading - began_scoring
         state.seconds["preparing"] += time.perf_counter() - began_loading
-        score_all(
-            state,
-            board,
-            folder,
-            [],
-            thorough=True,
-            generate=generates,
-            sample=plan.schedule.sample,
-            seed=plan.seed,
-            counts=plan.method.counts,
-            judged=judged_answers(plan.experiment.judge, folder),
-            n_seen=len(rescoring.journal),
-        )
+        with named_scoring_errors(plan.method, scorer, model, state.attempted, folder):
+            score_all(
+                state,
+                board,
+                folder,
+                [],
+                thorough=True,
+                generate=generates,
+                sample=plan.schedule.sample,
+                seed=plan.seed,
+                counts=plan.method.counts,
+                judged=judged_answers(plan.experiment.judge, folder),
+                n_seen=len(rescoring.journal),
+            )
         began_harness = time.perf_counter()
         harness.evaluate(AFTER, model, tokenizer)
         state.seconds["scoring"] += time.perf_counter() - began_harness

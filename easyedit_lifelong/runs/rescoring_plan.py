@@ -152,7 +152,7 @@ def _first_edits(folder: Path, edits: int | None) -> list[dict[str, Any]]:
         HyperParameterError: the run has fewer edits, or they end within a batch.
         RunError: the journal can't be read, or has no edit.
     """
-    journal = read_lines(folder / JOURNAL, JOURNAL_FIELDS)
+    journal = read_lines(folder / JOURNAL, JOURNAL_FIELDS, "this run can't be scored again")
     done = max((entry["n_edits"] for entry in journal), default=0)
     if not done:
         raise RunError(f"{folder / JOURNAL}: lists no edit")

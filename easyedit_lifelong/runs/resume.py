@@ -63,7 +63,10 @@ def _drop_incomplete_batch(run: Run, folder: RunFolder) -> list[dict[str, Any]]:
     entries = folder.read(JOURNAL)
     case_ids = [entry.get("case_id") for entry in entries]
     if case_ids != [request.case_id for request in run.requests[: len(case_ids)]] or len(case_ids) > len(run.requests):
-        raise RunError(f"{folder.path / JOURNAL}: isn't the journal of these data; this run can't be resumed")
+        raise RunError(
+            f"{folder.path / JOURNAL}: isn't the journal of these data; this run can't be resumed. "
+            f"{folder.advice.unusable}"
+        )
     n_complete = 0
     for batch in run.batches:
         if n_complete + len(batch) > len(entries):
@@ -114,7 +117,7 @@ def _load_edits(run: Run, folder: RunFolder, edited: list[int | str]) -> None:
     assert state_keeper is not None  # make_plan refuses to resume otherwise
     if not folder.state.is_dir():
         raise RunError(
-            f"{folder.state}: the edits that the journal lists aren't there; this run can't be resumed. Start a new "
-            "run in another folder, with --out."
+            f"{folder.state}: the edits that the journal lists aren't there; this run can't be resumed. "
+            f"{folder.advice.unusable}"
         )
     state_keeper.load(run.state.model, run.tokenizer, run.plan.hparams, folder.state, edited)

@@ -21,9 +21,10 @@ from safetensors import SafetensorError
 
 from easyedit_lifelong.atomic import append_durably, delete_leftovers, fsync_path, write_text_atomically
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.folder_lock import lock_folder
+from easyedit_lifelong.folder_lock import folder_identity, lock_folder
 from easyedit_lifelong.parsing import parse_json, parse_yaml
 from easyedit_lifelong.paths import expanded_path
+from easyedit_lifelong.runs.folder_advice import OWN_COMMAND, FolderAdvice
 from easyedit_lifelong.runs.run_lines import JOURNAL_FIELDS, SCORING_FIELDS, read_lines
 from easyedit_lifelong.runs.setting_changes import NOT_COMPARED, setting_changes
 
@@ -41,14 +42,16 @@ def check_free(
     resumable: bool = False,
     what: str = "run",
     files: Sequence[str] = (CONFIG, JOURNAL, METRICS_FILE, SUMMARY, STATE),
+    advice: FolderAdvice = OWN_COMMAND,
 ) -> Path:
     """Check that a new run can be written to a folder, without changing it.
 
     Args:
         path: the folder; it need not exist.
-        resumable: whether the message about another run there mentions ``--resume``.
+        resumable: whether the message about another run there says how to resume it.
         what: what is to be written there, for messages.
         files: names of files that show that the folder is in use.
+        advice: what messages advise.
 
     Returns:
         The path, with ``~`` expanded.
@@ -58,19 +61,18 @@ def check_free(
     """
     path = expanded_path(path, RunError)
     if path.exists() and not path.is_dir():
-        raise RunError(f"{path}: is a file; --out must name a folder")
+        raise RunError(f"{path}: is a file; {advice.file}")
     nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not nearest.is_dir():
-        raise RunError(f"{path}: can't make this folder: {nearest} is a file. Choose another folder with --out.")
+        raise RunError(f"{path}: can't make this folder: {nearest} is a file. {advice.blocked}")
     if not os.access(nearest, os.W_OK | os.X_OK):
         problem = "can't be written to" if nearest == path else f"can't make this folder: {nearest} can't be written to"
-        raise RunError(f"{path}: {problem}. Choose another folder with --out.")
+        raise RunError(f"{path}: {problem}. {advice.blocked}")
     in_use = [name for name in files if (path / name).exists()]
     if in_use:
         raise RunError(
-            f"{path}: holds another {what} ({', '.join(in_use)}), which won't be overwritten. "
-            "Choose another folder with --out, or delete this one."
-            + (" If it was cut short, --resume continues it." if resumable else "")
+            f"{path}: holds another {what} ({', '.join(in_use)}), which won't be overwritten. {advice.occupied}"
+            f"{advice.interrupted if resumable else ''}"
         )
     return path
 
@@ -103,19 +105,21 @@ class RunFolder:
 
     Args:
         path: the folder; made if it does not exist.
-        resumable: whether messages mention ``--resume``.
+        resumable: whether messages say how to resume the run.
+        advice: what messages advise.
 
     Attributes:
         path: the folder.
+        advice: as given.
         seconds: seconds that writing has taken so far.
 
     Raises:
         RunError: the folder holds another run or cannot be made, or another process works in it.
     """
 
-    def __init__(self, path: Path | str, *, resumable: bool = False) -> None:
-        self.path = check_free(path, resumable=resumable)
-        self.seconds, self._resumable = 0.0, resumable
+    def __init__(self, path: Path | str, *, resumable: bool = False, advice: FolderAdvice = OWN_COMMAND) -> None:
+        self.path = check_free(path, resumable=resumable, advice=advice)
+        self.seconds, self._resumable, self.advice = 0.0, resumable, advice
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (OSError, ValueError) as error:  # ValueError: a NUL character
@@ -125,14 +129,18 @@ class RunFolder:
         self._enter()
         try:
             # Another process may have begun a run since the first check; the lock excludes that from now on.
-            check_free(self.path, resumable=resumable)
+            check_free(self.path, resumable=resumable, advice=advice)
         except RunError:
             self.close()
             raise
 
     @classmethod
     def reopen(
-        cls, path: Path | str, config: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+        cls,
+        path: Path | str,
+        config: Mapping[str, Any],
+        defaults: Mapping[str, Any] | None = None,
+        advice: FolderAdvice = OWN_COMMAND,
     ) -> RunFolder:
         """Open the folder of an interrupted run.
 
@@ -140,6 +148,7 @@ class RunFolder:
             path: the folder.
             config: the present settings, which must equal those in the folder's ``config.yaml``.
             defaults: the default values of hyperparameters, for those that ``config.yaml`` of an older release lacks.
+            advice: what messages advise.
 
         Raises:
             RunError: the folder holds no run, or a run with other settings (the message lists the differences); or
@@ -147,6 +156,7 @@ class RunFolder:
         """
         folder = cls.__new__(cls)
         folder.path, folder.seconds, folder._resumable = check_resumable(path).parent, 0.0, True
+        folder.advice = advice
         folder._enter()
         try:
             folder._check_same(config, defaults or {})
@@ -159,7 +169,7 @@ class RunFolder:
         """Acquire the lock, and remember which folder this is; raise a RunError if another process works in it."""
         self._lock = lock_folder(self.path)
         delete_leftovers(self.state)
-        self._identity = _identity_of(self.path)
+        self._identity = folder_identity(self.path)
         self._begun: set[str] = set()
         """Names of the files that this process has appended lines to."""
 
@@ -179,7 +189,7 @@ class RunFolder:
         if version != SCHEMA_VERSION:
             raise RunError(
                 f"{self.path / CONFIG}: was written by another version of this package (schema_version {version!r}, "
-                f"this is {SCHEMA_VERSION}); it can't be resumed. Start a new run in another folder, with --out."
+                f"this is {SCHEMA_VERSION}); it can't be resumed. {self.advice.unusable}"
             )
         if isinstance(hparams := written.get("hparams"), dict):
             written = {**written, "hparams": {**defaults, **hparams}}
@@ -187,7 +197,7 @@ class RunFolder:
         if changes:
             raise RunError(
                 f"{self.path}: this run can't be resumed with other settings: {'; '.join(changes)}. "
-                "Choose what it began with, or another folder with --out."
+                f"{self.advice.other_settings}"
             )
 
     def read_config(self) -> dict[str, Any]:
@@ -234,7 +244,8 @@ class RunFolder:
         Raises:
             RunError: the file cannot be read, or a line before the last is damaged.
         """
-        return read_lines(self.path / name, JOURNAL_FIELDS if name == JOURNAL else SCORING_FIELDS)
+        fields = JOURNAL_FIELDS if name == JOURNAL else SCORING_FIELDS
+        return read_lines(self.path / name, fields, f"this run can't be resumed. {self.advice.unusable}")
 
     def rewrite(self, name: str, entries: Sequence[Mapping[str, Any]]) -> None:
         """Replace the lines of a JSON Lines file."""
@@ -258,7 +269,7 @@ class RunFolder:
             except RunError as error:  # of a store that names its files itself
                 if not isinstance(error.__cause__, (OSError, SafetensorError)):
                     raise
-                raise RunError(f"{error}{self._advice()}") from error
+                raise RunError(f"{error} {self.advice_after_error()}") from error
             if new:
                 fsync_path(self.path)
 
@@ -272,27 +283,17 @@ class RunFolder:
         """Measure how long writing takes, and turn an ``OSError`` into a ``RunError`` that names the file."""
         began = time.perf_counter()
         try:
-            if _identity_of(self.path) != self._identity:
+            if folder_identity(self.path) != self._identity:
                 raise FileNotFoundError(errno.ENOENT, "the run's folder has been replaced by another one")
             yield
         except OSError as error:
             raise RunError(
-                f"{self.path / name}: can't be written: {error.strerror}. What was written stays.{self._advice()}"
+                f"{self.path / name}: can't be written: {error.strerror}. What was written stays. "
+                f"{self.advice_after_error()}"
             ) from error
         finally:
             self.seconds += time.perf_counter() - began
 
-    def _advice(self) -> str:
-        """Return what to do when the run can be written to its folder again."""
-        resumable = self._resumable and (self.path / CONFIG).is_file()
-        return f" Remove the cause, then {'continue the run with --resume' if resumable else 'begin again'}."
-
-
-def _identity_of(folder: Path) -> tuple[int, int]:
-    """Return what distinguishes a folder from one that is made at the same path after it was deleted.
-
-    Raises:
-        OSError: there is no such folder.
-    """
-    status = folder.stat()
-    return status.st_dev, status.st_ino
+    def advice_after_error(self) -> str:
+        """Return what to do about this run when the cause of an error is removed."""
+        return self.advice.after_error(self._resumable and (self.path / CONFIG).is_file())

@@ -10,7 +10,7 @@ from typing import Any
 from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.answer_matching import Generation
-from easyedit_lifelong.evaluation.averages import Scores, averages_with_intervals
+from easyedit_lifelong.evaluation.averages import RequestScores, Scores, averages_with_intervals
 from easyedit_lifelong.evaluation.judged_answers import JudgedAnswers
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.multiple_choice import BY_SUBJECT
@@ -77,6 +77,28 @@ def score_all(
     if folder and outputs:  # before the scores: a run that is killed here repeats both when it is resumed
         folder.rewrite(GENERATIONS, [output.to_dict() for output in outputs])
     record_scores(state, scores, folder, trackers, **position, seconds_scoring=seconds)
+
+
+def scores_after_edit(
+    board: Scoreboard, model: Any, batch: Sequence[EditRequest], *, final: bool
+) -> list[RequestScores]:
+    """Return the scores of each request of a batch right after its edit.
+
+    Args:
+        board: the scoreboard.
+        model: the edited model.
+        batch: the requests.
+        final: whether the batch is rolled back afterwards (single-round). Then all scores are computed, locality and
+            TRR included; a model that keeps its edits is scored again, and only the edit success is computed here.
+    """
+    if not final:
+        return board.success(model, batch)
+    forced_scores, trr = board.score_each(model, batch)
+    generated_scores, _ = board.generated.score_each(model, batch)
+    held_out: RequestScores = {} if trr is None else {_TRR: [trr]}
+    return [
+        {**forced, **generated, **held_out} for forced, generated in zip(forced_scores, generated_scores, strict=True)
+    ]
 
 
 def record_scores(

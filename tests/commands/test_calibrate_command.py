@@ -114,9 +114,13 @@ def test_a_resumed_calibration_repeats_no_finished_step(
     assert not (out / "calibrated.yaml").exists()
     assert "--resume continues it" in error_of(command, capsys)
     err = error_of([*command, "--resume", "--edits", "3", "--generality", "0.8"], capsys)
-    assert "edits was 4, is 3" in err and "generality was 0.9, is 0.8" in err
+    assert "edits was 4, is 3" in err and "generality was 0.9, is 0.8" in err and "changed" not in err
+    with monkeypatch.context() as patch:
+        patch.setattr(calibrating, "model_fingerprint", lambda model: "another")
+        err = error_of([*command, "--resume"], capsys)
+    assert "the model's weights changed" in err and "format file" not in err
     (tmp_path / "facts.json").write_text(json.dumps(facts()[:9]))
-    assert "requests_sha256 was" in error_of([*command, "--resume"], capsys)
+    assert "the data or their format file changed" in error_of([*command, "--resume"], capsys)
     (tmp_path / "facts.json").write_text(json.dumps(facts()))
 
     def repeat(*_: Any) -> Any:

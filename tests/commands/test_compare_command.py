@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ from easyedit_lifelong import hookimpl
 from easyedit_lifelong.commands import compare_session
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.evaluation.unedited_answers import UneditedAnswers
+from easyedit_lifelong.folder_lock import locked_folder
 from easyedit_lifelong.hyperparams import PluginHyperParams
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.plugins import get_plugins
@@ -227,6 +229,56 @@ def test_a_killed_comparison_continues_and_ends_like_an_uninterrupted_one(
         assert compare_cli.summary(label)["metrics"] == json.loads((whole / "summary.json").read_text())["metrics"]
 
 
+def test_two_comparisons_cannot_run_in_one_folder(compare_cli: CompareCommand, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = f"{compare_cli.out}: another process is running this comparison"
+    load = compare_session.load_model_for
+    with ExitStack() as other:
+
+        def load_while_another_begins(hparams: Any) -> Any:
+            other.enter_context(locked_folder(compare_cli.out, work="running this comparison"))
+            return load(hparams)
+
+        monkeypatch.setattr(compare_session, "load_model_for", load_while_another_begins)
+        code, _, err = compare_cli.run()
+        assert code == 1 and message in err
+        assert [file.name for file in compare_cli.out.iterdir()] == [".lock"]
+        (compare_cli.out / "compare.yaml").touch()
+        forbid_loading(monkeypatch, compare_session)
+        assert message in compare_cli.error_of()
+
+
+def test_what_another_comparison_wrote_meanwhile_is_kept(
+    compare_cli: CompareCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, file = compare_session.load_model_for, compare_cli.out / "compare.yaml"
+
+    def load_while_another_runs(hparams: Any) -> Any:
+        monkeypatch.setattr(compare_session, "load_model_for", load)
+        assert compare_cli.run(methods=f"far={compare_cli.far}")[0] == 0
+        return load(hparams)
+
+    monkeypatch.setattr(compare_session, "load_model_for", load_while_another_runs)
+    assert compare_cli.run(methods=f"near={compare_cli.near}")[0] == 0
+    assert list(yaml.safe_load(file.read_text())["methods"]) == ["far", "near"]
+
+
+def test_a_run_that_another_comparison_began_meanwhile_is_refused(
+    compare_cli: CompareCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = compare_session.load_model_for
+
+    def load_while_another_runs(hparams: Any) -> Any:
+        monkeypatch.setattr(compare_session, "load_model_for", load)
+        assert compare_cli.run(methods=f"near={compare_cli.near}")[0] == 0
+        return load(hparams)
+
+    monkeypatch.setattr(compare_session, "load_model_for", load_while_another_runs)
+    code, _, err = compare_cli.run()
+    assert code == 1
+    assert "another process has begun this comparison meanwhile. The same command continues it." in err
+    assert "[1/2] near: finished earlier" in compare_cli.output_of()
+
+
 def test_a_run_with_a_damaged_summary_is_not_finished(compare_cli: CompareCommand) -> None:
     assert compare_cli.run()[0] == 0
     metrics = compare_cli.summary("far")["metrics"]
@@ -235,6 +287,19 @@ def test_a_run_with_a_damaged_summary_is_not_finished(compare_cli: CompareComman
     assert code == 0, err
     assert "[1/2] near: finished earlier\n[2/2] far: continues" in out
     assert compare_cli.summary("far")["metrics"] == metrics
+
+
+def test_a_run_with_a_damaged_journal_says_what_to_delete(compare_cli: CompareCommand) -> None:
+    assert compare_cli.run()[0] == 0
+    (compare_cli.out / "far" / "summary.json").unlink()
+    (compare_cli.out / "far" / "journal.jsonl").write_text("damaged\n")
+    code, out, _ = compare_cli.run()
+    assert code == 1
+    advice = "Delete this folder; the same command then begins this run again."
+    assert (
+        f"far failed: {compare_cli.out}/far/journal.jsonl, line 1: is not JSON; this run can't be resumed. {advice}"
+        in out
+    )
 
 
 def test_a_method_that_fails_is_reported_and_the_others_run(compare_cli: CompareCommand, spoiler: None) -> None:

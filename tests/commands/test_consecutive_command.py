@@ -198,7 +198,7 @@ def test_every_option_reaches_the_experiment(consecutive_cli: RunCommand, monkey
         "generation",
     )
     assert code == 0, err
-    ((experiment, out, resume),) = received
+    ((experiment, arguments),) = received
     hparams = experiment.hparams
     assert (hparams.alg_name, hparams.batch_size, hparams.device, hparams.model_name) == ("GRACE", 4, "cpu", "m")
     assert experiment == Experiment(
@@ -213,7 +213,7 @@ def test_every_option_reaches_the_experiment(consecutive_cli: RunCommand, monkey
         schedule=Schedule(6, (3, 9), 5),
         trackers=["csv"],
     )
-    assert (out, resume) == (consecutive_cli.out, True)
+    assert (arguments.out, arguments.resume) == (consecutive_cli.out, True)
 
 
 def test_without_options_the_experiment_has_the_defaults(
@@ -222,6 +222,6 @@ def test_without_options_the_experiment_has_the_defaults(
     received: list[tuple[Any, ...]] = []
     monkeypatch.setattr(consecutive, "run_and_report", lambda *given: received.append(given))
     assert call(capsys, "consecutive")[0] == 0
-    ((experiment, out, resume),) = received
+    ((experiment, arguments),) = received
     assert experiment == Experiment("consecutive", experiment.hparams, Data(str(COUNTERFACT), None, 100), trackers=[])
-    assert (out, resume) == (Path("runs/consecutive/CoachHook-smollm2-135m-counterfact"), False)
+    assert (arguments.out, arguments.resume) == (Path("runs/consecutive/CoachHook-smollm2-135m-counterfact"), False)

@@ -15,7 +15,7 @@ LONG = " ".join(["sea"] * 64)
     ("facts", "expected"),
     [
         ("{", "not valid JSON"),
-        ("", "not valid JSON"),
+        ("", "is empty"),
         ("{}", "must hold a list of records"),
         ([], "holds no records"),
         ([5], "record 0: must be an object"),
@@ -95,7 +95,7 @@ def test_missing_input_files_are_named(lifelong_cli: RunCommand) -> None:
     assert lifelong_cli.error_of(data=missing) == f"{missing}: no such data file"
     assert lifelong_cli.error_of(retention=missing) == f"{missing}: no such retention file"
     assert lifelong_cli.error_of(hparams=missing).startswith(f"{missing}: no such hyperparameter file")
-    assert lifelong_cli.error_of(data=lifelong_cli.folder) == f"{lifelong_cli.folder}: no such data file"
+    assert lifelong_cli.error_of(data=lifelong_cli.folder) == f"{lifelong_cli.folder}: is a folder, not a data file"
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_all_unusable_records_are_listed_at_once_or_left_out(tmp_path: Path, cap
     first, *listed = str(caught.value).split("\n")
     assert first == (
         f"{path}: 3 records can't be used; the other 2 requests can. Correct them, or leave them out with "
-        "--skip-unusable."
+        "--skip-unusable ('skip_unusable: true' in a YAML file)."
     )
     assert listed == reasons
     assert [request.case_id for request in read_requests(path, read, skip_unusable=True)] == [0, 2]

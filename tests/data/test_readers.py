@@ -64,15 +64,19 @@ def test_written_facts_are_read_back_from_json_and_json_lines(
             assert [(r.prompt, r.target_new) for r in read_requests(path, read_json)] == expected
 
 
-@pytest.mark.parametrize("name", ["nothing.json", "."])
-def test_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
-    assert refusal(tmp_path / name) == ": no such data file"
+@pytest.mark.parametrize(
+    ("name", "reason"), [("nothing.json", "no such data file"), (".", "is a folder, not a data file")]
+)
+def test_a_missing_file_is_refused(tmp_path: Path, name: str, reason: str) -> None:
+    assert refusal(tmp_path / name) == f": {reason}"
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "not valid JSON: Expecting value (line 1, column 1)"),
+        ("", "is empty"),
+        (" \n", "is empty"),
+        ("x", "not valid JSON: Expecting value (line 1, column 1)"),
         ('[\n{"prompt": "p",}\n]', "not valid JSON"),
         ('[{"prompt": "p", "target_new": "t"}', "not valid JSON: Expecting ',' delimiter (line 1, column"),
         ("{}", "must hold a list of records"),

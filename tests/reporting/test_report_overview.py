@@ -10,7 +10,8 @@ from easyedit_lifelong.reporting.report.comparison import MAX_BANDS, comparison_
 from easyedit_lifelong.reporting.report.comparison_table import UNEDITED
 from easyedit_lifelong.reporting.report.overview import bar, overview_of
 from easyedit_lifelong.reporting.report.page import comparison_page
-from easyedit_lifelong.reporting.report.read import RunFiles, read_run
+from easyedit_lifelong.reporting.report.read import read_run
+from easyedit_lifelong.reporting.report.run_files import RunFiles
 from easyedit_lifelong.reporting.report.score_rows import SECONDS, Score
 from easyedit_lifelong.reporting.report.style import figure_options
 from tests.support.report_runs import write_run

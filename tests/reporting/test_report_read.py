@@ -12,7 +12,8 @@ from easyedit_lifelong.methods.coachhook.report import alphas, z_scores
 from easyedit_lifelong.reporting.report import history
 from easyedit_lifelong.reporting.report.generations import failures, printable, side_by_side, worst_first
 from easyedit_lifelong.reporting.report.names import differing_settings, run_names
-from easyedit_lifelong.reporting.report.read import RunFiles, read_run
+from easyedit_lifelong.reporting.report.read import read_run
+from easyedit_lifelong.reporting.report.run_files import RunFiles
 from tests.support.report_runs import write_lines, write_run
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from easyedit_lifelong.reporting.report.comparison_table import UNEDITED, row_of
-from easyedit_lifelong.reporting.report.read import RunFiles, read_run
+from easyedit_lifelong.reporting.report.read import read_run
+from easyedit_lifelong.reporting.report.run_files import RunFiles
 from easyedit_lifelong.reporting.report.score_rows import SECONDS
 from easyedit_lifelong.reporting.report.seed_tables import mean_row, seed_tables
 from tests.support.report_runs import write_run

@@ -18,7 +18,7 @@ from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.models.load import load_model
 from easyedit_lifelong.runs import run_config as records
-from easyedit_lifelong.runs.requests_digest import requests_digest
+from easyedit_lifelong.runs.requests_digest import _LATER_FIELDS, requests_digest
 from tests.support.command_line import FACTS, HPARAMS, RETENTION
 
 QUESTIONS = [
@@ -121,6 +121,36 @@ def test_the_digest_of_requests_is_that_of_earlier_versions() -> None:
     with_aliases = dataclasses.replace(request, aliases=("Gaul",))
     assert requests_digest([with_aliases], held_out, "text") != "b1ff7eb7bdfb2801"
     assert requests_digest([request], held_out, "text", as_items(QUESTIONS)) != "b1ff7eb7bdfb2801"
+
+
+@pytest.mark.parametrize("first", ["user", "the capital of France is"])
+def test_probes_and_turns_of_a_chat_with_the_same_texts_have_other_digests(first: str) -> None:
+    request = EditRequest(0, "the capital of France is", "Rome")
+    with_probes = dataclasses.replace(request, relation_specificity=(Probe(first, "hello"),))
+    with_turns = dataclasses.replace(request, context_turns=((first, "hello"),))
+    assert requests_digest([with_probes], []) != requests_digest([with_turns], [])
+
+
+def test_the_digests_of_probes_and_of_turns_are_those_of_earlier_versions() -> None:
+    request = EditRequest(0, "the capital of France is", "Rome")
+    with_probes = dataclasses.replace(request, relation_specificity=(Probe("p", "a"),))
+    with_turns = dataclasses.replace(request, context_turns=(("user", "hello"), ("assistant", "hi")))
+    assert requests_digest([with_probes], []) == "20c1edb307a10863"
+    assert requests_digest([with_turns], []) == "d2a79d6f5de9cc0b"
+
+
+def test_every_later_field_changes_the_digest() -> None:
+    request = EditRequest(0, "the capital of France is", "Rome")
+    values: dict[str, Any] = {
+        "relation_specificity": (Probe("p", "a"),),
+        "joiner": "",
+        "context_turns": (("user", "a"),),
+        "question_span": (0, 3),
+        "aliases": ("Gaul",),
+    }
+    assert values.keys() == _LATER_FIELDS.keys()
+    variants = [request, *(dataclasses.replace(request, **{name: value}) for name, value in values.items())]
+    assert len({requests_digest([variant], []) for variant in variants}) == len(variants)
 
 
 @pytest.mark.parametrize("name", ["./m/tiny", "m/tiny", "tiny"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,6 @@ def test_mistakes_are_found_before_the_model_is_loaded(
     (tmp_path / "facts.json").write_text(json.dumps(FACTS))
     file = write_experiment(tmp_path, {**VALID, **values})
     with pytest.raises(LifelongError) as caught:
-        run_experiment_file(file, tmp_path / "run", False)
+        run_experiment_file(file, argparse.Namespace(out=tmp_path / "run", resume=False))
     assert message in str(caught.value)
     assert not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from easyedit_lifelong.methods.shared.replaced_edits import replaced_by
-from easyedit_lifelong.methods.shared.separate_edits import SeparateEdit
+from easyedit_lifelong.methods.shared.separate_edit import SeparateEdit
 
 KEY, RESIDUAL = "key", "residual"
 """Names of the tensors of an edit: k, shape ``(inputs,)``, and r, shape ``(width,)``, both float32."""

@@ -27,7 +27,7 @@ from easyedit_lifelong.methods.shared.model_values import values_of
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.methods.shared.rollback import Rollback
-from easyedit_lifelong.methods.shared.separate_edits import SeparateEdit
+from easyedit_lifelong.methods.shared.separate_edit import SeparateEdit
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_modes import editing
 from easyedit_lifelong.models.modules import find_module

@@ -9,7 +9,7 @@ from easyedit_lifelong.methods.neuraldb.config import NeuralDBHyperParams
 from easyedit_lifelong.methods.neuraldb.fact_table import answered_tokens, unit_keys
 from easyedit_lifelong.methods.neuraldb.store import NeuralDBStore
 from easyedit_lifelong.methods.shared.replaced_edits import merge_separate_edits
-from easyedit_lifelong.methods.shared.separate_edits import SeparateEdit
+from easyedit_lifelong.methods.shared.separate_edit import SeparateEdit
 from easyedit_lifelong.models.modules import module_path
 
 

@@ -11,7 +11,8 @@ from easyedit_lifelong.methods.inspection import InspectedPart
 from easyedit_lifelong.methods.neuraldb.editor import NeuralDBEditor
 from easyedit_lifelong.methods.neuraldb.fact_table import GAMMA, KEY, KEY_TOKENS, RESIDUAL, answered_tokens, unit_keys
 from easyedit_lifelong.methods.shared.replaced_edits import NEIGHBOUR_COLUMNS, describe_neighbours, replaced_by
-from easyedit_lifelong.methods.shared.separate_edits import SeparateEdit, SeparateEditStore
+from easyedit_lifelong.methods.shared.separate_edit import SeparateEdit
+from easyedit_lifelong.methods.shared.separate_edits import SeparateEditStore
 from easyedit_lifelong.models.anatomy import projection_shape
 from easyedit_lifelong.models.modules import find_module, module_path
 

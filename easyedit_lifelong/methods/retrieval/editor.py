@@ -18,7 +18,8 @@ from easyedit_lifelong.methods.retrieval.contexts import BEGINNING, PROMPT, join
 from easyedit_lifelong.methods.retrieval.embedding import Embedder, Standardisation, embedder_for
 from easyedit_lifelong.methods.retrieval.scope_classifier import load_classifier
 from easyedit_lifelong.methods.shared.editors import editors_on
-from easyedit_lifelong.methods.shared.separate_edits import SeparateEdit, SeparateEditor
+from easyedit_lifelong.methods.shared.separate_edit import SeparateEdit
+from easyedit_lifelong.methods.shared.separate_edits import SeparateEditor
 from easyedit_lifelong.models.context_attachment import ContextAttachment
 from easyedit_lifelong.models.overrides import overridden
 from easyedit_lifelong.models.wrappers import unwrap_model

@@ -22,7 +22,7 @@ from easyedit_lifelong.methods.shared.encoded_requests import encode_request
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.methods.shared.rollback import Rollback
-from easyedit_lifelong.methods.shared.separate_edits import SeparateEdit
+from easyedit_lifelong.methods.shared.separate_edit import SeparateEdit
 from easyedit_lifelong.models.answer_passes import AnswerLoss, AnswerPasses
 from easyedit_lifelong.models.context_attachment import inner_model
 from easyedit_lifelong.models.encoding import EncodedPair

@@ -27,7 +27,8 @@ from easyedit_lifelong.methods.shared.replaced_edits import (
     merge_separate_edits,
     replaced_by,
 )
-from easyedit_lifelong.methods.shared.separate_edits import SeparateEdit, SeparateEditStore
+from easyedit_lifelong.methods.shared.separate_edit import SeparateEdit
+from easyedit_lifelong.methods.shared.separate_edits import SeparateEditStore
 
 PLACE = "input"
 """What ``inspect`` and merges name as the layer: the editor changes the input of the model."""

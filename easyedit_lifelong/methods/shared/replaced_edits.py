@@ -14,7 +14,8 @@ from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.merging import Conflict, MergedEdits, MergeSource
 from easyedit_lifelong.methods.shared.case_names import CaseNames
 from easyedit_lifelong.methods.shared.records import EditRecord
-from easyedit_lifelong.methods.shared.separate_edits import SeparateEdit, SeparateEditStore
+from easyedit_lifelong.methods.shared.separate_edit import SeparateEdit
+from easyedit_lifelong.methods.shared.separate_edits import SeparateEditStore
 
 NEIGHBOUR_COLUMNS = {
     "replaced by": "replaced_by",

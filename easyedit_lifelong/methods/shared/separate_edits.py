@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
-from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.errors import LifelongError, RunError
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.hyperparams import PluginHyperParams
 from easyedit_lifelong.methods.edit_stores import EditsPart
@@ -25,27 +22,12 @@ from easyedit_lifelong.methods.inspection import InspectedPart
 from easyedit_lifelong.methods.shared.apply import check_same_settings
 from easyedit_lifelong.methods.shared.editors import editors_on, register_editor, unregister_editor
 from easyedit_lifelong.methods.shared.records import EditRecord
+from easyedit_lifelong.methods.shared.separate_edit import SeparateEdit, check_same_tensors, check_storable
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.wrappers import unwrap_model
 
 _PLACE = "model"
 """The place under which an editor is registered: it edits the model as a whole, not one layer."""
-
-
-@dataclass(frozen=True, eq=False)
-class SeparateEdit:
-    """One edit.
-
-    Attributes:
-        record: the record of the edit.
-        data: the values that the method needs to apply the edit, by name; JSON-serializable.
-        tensors: the tensors that the method needs to apply the edit, by name. All edits of a method have tensors of the
-            same names, shapes and dtypes.
-    """
-
-    record: EditRecord
-    data: Mapping[str, Any]
-    tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class SeparateEditor(ABC):
@@ -105,18 +87,21 @@ class SeparateEditor(ABC):
             A function that removes these edits, as far as they have not been removed.
 
         Raises:
-            EditError: the model has edits with other values of :attr:`same_settings`.
+            EditError: the model has edits with other values of :attr:`same_settings`; or a number of an edit is not
+                finite.
             TypeError: the data of an edit can't be saved as JSON, or one of its tensors is none.
+            ValueError: the tensors of an edit have other names or shapes than those of the others.
         """
         if not edits:
             return lambda: None
-        for edit in edits:
-            _check_can_be_saved(edit)
+        editors = cls.all_on(model)
+        check_storable(edits)
         name = cls.hparams_class.ALG_NAME
-        if editors := cls.all_on(model):
+        if editors:
             carried = f"the model carries {name} edits"
             check_same_settings(carried, editors[0].hparams, hparams, cls.same_settings, "Roll them back first.")
-        else:
+        check_same_tensors(edits, editors[0].edits[0] if editors else edits[0])
+        if not editors:
             editors = [cls(model, hparams)]
             register_editor(model, name, _PLACE, editors[0])
         editor, records = editors[0], [edit.record for edit in edits]
@@ -124,7 +109,7 @@ class SeparateEditor(ABC):
         editor.edits += edits
         try:
             editor.edits_changed()
-        except BaseException:  # tensors of other shapes, for example; a failed edit leaves no trace
+        except BaseException:  # of the method; a failed edit leaves no trace
             editor.hparams = earlier
             cls.remove(model, records)
             raise
@@ -143,25 +128,6 @@ class SeparateEditor(ABC):
             if not editor.edits:
                 editor._detach()
                 unregister_editor(model, cls.hparams_class.ALG_NAME, _PLACE)
-
-
-def _check_can_be_saved(edit: SeparateEdit) -> None:
-    """Check that an edit has JSON-serializable data, and tensors, so that it can be saved later.
-
-    Raises:
-        TypeError: it has not.
-    """
-    case = f"case {edit.record.case_id!r}, its SeparateEdit"
-    for name, value in edit.data.items():
-        if value is not None and not isinstance(value, (str, int, float)):
-            try:
-                json.dumps(value)
-            except (TypeError, ValueError) as error:
-                raise TypeError(f"{case}: data[{name!r}] can't be saved as JSON: {error}") from error
-    for name, tensor in edit.tensors.items():
-        if not isinstance(tensor, Tensor):
-            kind = type(tensor).__name__
-            raise TypeError(f"{case}: tensors[{name!r}] is of type {kind}, which is not a tensor")
 
 
 def separate_edit_ports(editor: type[SeparateEditor]) -> dict[str, Any]:
@@ -192,10 +158,16 @@ class SeparateEditStore:
         """Add the edits of a part to a model; see :meth:`.EditStore.attach`.
 
         Raises:
-            RunError: the part is incomplete.
+            EditError: the model has edits with other settings, or a number of an edit is not finite.
+            RunError: the part is incomplete, or its tensors have other names or shapes than those of the model's edits.
         """
         hparams = self.editor.hparams_class.from_values(part.hparams, where)
-        return self.editor.add(model, hparams, self.edits_of(part, where))
+        try:
+            return self.editor.add(model, hparams, self.edits_of(part, where))
+        except ValueError as error:
+            if isinstance(error, LifelongError):
+                raise
+            raise RunError(f"{where}: {error}") from error
 
     def edits_of(self, part: EditsPart, where: str) -> list[SeparateEdit]:
         """Return the edits of a part.

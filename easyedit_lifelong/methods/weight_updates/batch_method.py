@@ -1,4 +1,4 @@
-"""What the methods that write batches of updates into weights register: the same ports, for an editor class each."""
+"""What the methods that edit in batches register: the same ports, for an editor class each."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ def batch_method(
     label: str,
     shown_settings: Sequence[str],
     batchable: bool = True,
+    store_class: type[BatchStore[Any]] = BatchStore,
     **ports: Any,
 ) -> EditMethod:
-    """Return the method of an editor that writes its updates into the weights.
+    """Return the method of an editor whose edits are batches of updates.
 
     Args:
         editor_class: the class of the editor, which names its hyperparameter class.
@@ -26,10 +27,15 @@ def batch_method(
         label: what messages call the method.
         shown_settings: the hyperparameters that ``inspect`` shows.
         batchable: whether one update can write several requests.
-        **ports: further ports of the method, such as ``check``, by name.
+        store_class: the class of the store.
+        **ports: further ports of the method, such as ``check``, by name. A method whose edits don't act at every token
+            has ``explain``.
     """
-    store = BatchStore(editor_class, shown_settings)
+    store = store_class(editor_class, shown_settings)
     hparams_class = editor_class.hparams_class
+    reasons = batch_reasons(label)
+    if "explain" not in ports:
+        reasons["explain"] = "its edits are in the weights and act at every token."
     return EditMethod(
         hparams_class.ALG_NAME,
         hparams_class,
@@ -39,6 +45,6 @@ def batch_method(
         remove_batches=store,
         describe=store.describe,
         plain_weights=store.plain_weights,
-        reasons=batch_reasons(label) | {"explain": "its edits are in the weights and act at every token."},
+        reasons=reasons,
         **ports,
     )

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from easyedit_lifelong.methods.report_sections import EDITS
-from easyedit_lifelong.reporting.report.read import Interval
+from easyedit_lifelong.reporting.report.run_entries import Interval
 from easyedit_lifelong.reporting.report.style import SIZE, legend_below, new_figure
 
 ScorePoints = Sequence[tuple[float, float, Interval | None]]

@@ -14,7 +14,7 @@ from easyedit_lifelong.methods.report_sections import EDITS, Point, ReportPlot
 from easyedit_lifelong.reporting.report import history
 from easyedit_lifelong.reporting.report.axes import Curve, Plot, curves_figure, dot_plot, fit_scores, fit_values
 from easyedit_lifelong.reporting.report.method_sections import method_sections
-from easyedit_lifelong.reporting.report.read import RunFiles
+from easyedit_lifelong.reporting.report.run_files import RunFiles
 from easyedit_lifelong.reporting.report.score_rows import main_names, shown
 from easyedit_lifelong.reporting.report.style import series_style
 
@@ -102,7 +102,8 @@ def _seconds_plots(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Plot]
     last = "; ".join(f"{names[number]} {points[-1][1]:.2f}" for number, points in seconds.items())
     caption = "Running medians. Compare only runs on the same machine."
     figure = _lines(lines, names, partial(fit_values, y_axis="positive", label="seconds"))
-    return [Plot("compare-seconds", "Seconds an edit", caption, f"Seconds of each edit, at the end: {last}", figure)]
+    alt = f"Seconds of each edit, at the end: {last}"
+    return [Plot("compare-seconds", "Wall seconds of each edit", caption, alt, figure)]
 
 
 def _lines(

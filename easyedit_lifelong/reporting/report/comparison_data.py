@@ -10,7 +10,8 @@ from typing import Any
 
 from easyedit_lifelong.reporting.report import costs
 from easyedit_lifelong.reporting.report.comparison_table import UNEDITED, n_scored, unedited_scores
-from easyedit_lifelong.reporting.report.read import RunFiles, sort_names
+from easyedit_lifelong.reporting.report.run_entries import sort_names
+from easyedit_lifelong.reporting.report.run_files import RunFiles
 from easyedit_lifelong.reporting.report.score_rows import name_of_before
 
 _COSTS = ("failed", "batch_size", "seconds_per_edit", "bytes_per_edit", "peak_memory", "rollback")

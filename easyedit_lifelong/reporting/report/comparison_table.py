@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from easyedit_lifelong.reporting.report.costs import BATCH, FAILED, ROLLBACK, cost_rows
-from easyedit_lifelong.reporting.report.read import RunFiles
+from easyedit_lifelong.reporting.report.run_files import RunFiles
 from easyedit_lifelong.reporting.report.score_rows import (
     DISK,
     MEMORY,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from easyedit_lifelong.reporting.report.read import RunFiles
+from easyedit_lifelong.reporting.report.run_files import RunFiles
 from easyedit_lifelong.reporting.report.score_rows import DISK, MEMORY, Score, seconds_row
 from easyedit_lifelong.reporting.units import byte_text
 from easyedit_lifelong.runs.memory_use import peak_while_editing, saved_bytes_per_edit

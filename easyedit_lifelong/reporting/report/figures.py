@@ -8,7 +8,7 @@ from easyedit_lifelong.methods.report_sections import EDITS, ReportPlot, Series
 from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.report import history
 from easyedit_lifelong.reporting.report.axes import Curve, Plot, curves_figure, dot_plot, fit_scores
-from easyedit_lifelong.reporting.report.read import RunFiles
+from easyedit_lifelong.reporting.report.run_files import RunFiles
 from easyedit_lifelong.reporting.report.score_rows import shown
 from easyedit_lifelong.reporting.report.style import series_style
 
@@ -76,7 +76,7 @@ def time_plots(run: RunFiles) -> list[ReportPlot]:
     if any(isinstance(entry.get("batch"), int) for entry in run.journal):
         caption += " The time of a batch is divided evenly among its edits."
     alt = f"Seconds of each edit against {EDITS}"
-    return [ReportPlot("seconds", "Seconds an edit", caption, alt, "seconds", series, y_axis="positive")]
+    return [ReportPlot("seconds", "Wall seconds of each edit", caption, alt, "seconds", series, y_axis="positive")]
 
 
 def _grouped(run: RunFiles) -> dict[str, list[str]]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from easyedit_lifelong.methods.report_sections import is_number
-from easyedit_lifelong.reporting.report.read import Entry, RunFiles
+from easyedit_lifelong.reporting.report.run_entries import Entry
+from easyedit_lifelong.reporting.report.run_files import RunFiles
 
 MAX_SHOWN, MAX_FOLDED = 15, 150
 """Number of rows that a page shows, and of further rows that it shows on request."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from easyedit_lifelong.methods.report_sections import Point, is_number
-from easyedit_lifelong.reporting.report.read import RunFiles
+from easyedit_lifelong.reporting.report.run_files import RunFiles
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from easyedit_lifelong.methods.report_sections import ReportPlot, ReportSection,
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.report.axes import Plot, draw_band, fit_edits, fit_values
 from easyedit_lifelong.reporting.report.history import thinned
-from easyedit_lifelong.reporting.report.read import RunFiles
+from easyedit_lifelong.reporting.report.run_files import RunFiles
 from easyedit_lifelong.reporting.report.style import MUTED, legend_below, new_figure, series_style
 
 _MAX_BOXES = 40

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from easyedit_lifelong.reporting.report.generations import printable
-from easyedit_lifelong.reporting.report.read import RunFiles
+from easyedit_lifelong.reporting.report.run_files import RunFiles
 from easyedit_lifelong.reporting.trackers.flat import flatten
 
 _NO_SETTINGS = ("schema_version", "started", "recorded.started")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.report.comparison_table import Comparison, common, compare
-from easyedit_lifelong.reporting.report.read import RunFiles
+from easyedit_lifelong.reporting.report.run_files import RunFiles
 from easyedit_lifelong.reporting.report.score_rows import SECONDS, Score
 
 _RELIABILITY = "The share of target tokens that the model gives after the edited prompts."

@@ -27,7 +27,8 @@ from easyedit_lifelong.reporting.report.history import thinned
 from easyedit_lifelong.reporting.report.method_sections import draw_plot, method_sections
 from easyedit_lifelong.reporting.report.names import differing_settings, settings_as_text
 from easyedit_lifelong.reporting.report.overview import bar, overview_of
-from easyedit_lifelong.reporting.report.read import RunFiles, intervals_of, scores_of
+from easyedit_lifelong.reporting.report.run_entries import intervals_of, scores_of
+from easyedit_lifelong.reporting.report.run_files import RunFiles
 from easyedit_lifelong.reporting.report.score_rows import (
     Score,
     format_interval,

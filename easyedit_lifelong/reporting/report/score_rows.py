@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.methods.report_sections import is_number
-from easyedit_lifelong.reporting.report.read import Interval, RunFiles, as_mapping, sort_names
+from easyedit_lifelong.reporting.report.run_entries import Interval, as_mapping, sort_names
+from easyedit_lifelong.reporting.report.run_files import RunFiles
 from easyedit_lifelong.runs.run_folder import LM_EVAL
 
 MAIN = (
@@ -27,7 +28,7 @@ MAIN = (
 )
 """The main scores, the most important first."""
 
-SECONDS, DISK, MEMORY = "seconds an edit", "disk an edit", "peak memory"
+SECONDS, DISK, MEMORY = "wall seconds an edit (mean)", "disk an edit", "peak memory"
 """Costs of a run. Less is better."""
 
 _BEFORE = {"ES": "reliability", "ERR": "reliability"}
@@ -122,7 +123,7 @@ def _harness_rows(run: RunFiles) -> list[Score]:
 
 
 def seconds_row(run: RunFiles) -> list[Score]:
-    """Return the time per edit, if known."""
+    """Return the mean wall time of an edit, if known."""
     seconds = run.timing.get("seconds_per_edit")
     return [] if seconds is None else [Score(SECONDS, f"{seconds:.2f}", number=seconds)]
 

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from easyedit_lifelong.reporting.report.comparison_table import COSTS, Comparison, Row, row_of, tables_of
-from easyedit_lifelong.reporting.report.read import RunFiles
+from easyedit_lifelong.reporting.report.run_files import RunFiles
 from easyedit_lifelong.reporting.report.score_rows import DISK, MEMORY, SECONDS, Score, shown
 from easyedit_lifelong.reporting.units import byte_text
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.report.comparison_table import Comparison, arrow
 from easyedit_lifelong.reporting.report.page import render_page
-from easyedit_lifelong.reporting.report.read import RunFiles
+from easyedit_lifelong.reporting.report.run_files import RunFiles
 
 
 @dataclass(frozen=True)

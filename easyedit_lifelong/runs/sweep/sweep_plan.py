@@ -14,7 +14,8 @@ from easyedit_lifelong.atomic import write_text_atomically
 from easyedit_lifelong.errors import HyperParameterError, LifelongError, RunError
 from easyedit_lifelong.hparams_files import hparams_defaults, hparams_values
 from easyedit_lifelong.runs.compared_methods import COMPARISON_FILE, MethodComparison, experiments_by_label
-from easyedit_lifelong.runs.comparison import ComparedRun, config_of, plan_run, read_settings
+from easyedit_lifelong.runs.comparison import ComparedRun, plan_run
+from easyedit_lifelong.runs.comparison_settings import config_of, read_settings
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
 from easyedit_lifelong.runs.inputs import read_inputs
 from easyedit_lifelong.runs.plan import Plan

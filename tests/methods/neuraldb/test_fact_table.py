@@ -10,7 +10,7 @@ from easyedit_lifelong.methods.neuraldb import fact_table
 from easyedit_lifelong.methods.neuraldb.fact_table import FactTable, answered_tokens
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.methods.shared.replaced_edits import replaced_by
-from easyedit_lifelong.methods.shared.separate_edits import SeparateEdit
+from easyedit_lifelong.methods.shared.separate_edit import SeparateEdit
 
 
 def table_of(keys: Tensor, gamma: float = 0.65) -> FactTable:

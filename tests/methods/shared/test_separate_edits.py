@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ import torch
 
 from easyedit_lifelong import EditRecord, PluginHyperParams, SeparateEdit, SeparateEditor
 from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.errors import EditError
 from tests.support.tiny_models import build_model
 
 REQUEST = EditRequest.from_dict({"prompt": "the river is", "target_new": "blue"}, "here", case_id=7)
@@ -84,17 +86,62 @@ def test_an_edit_that_could_not_be_saved_is_refused(refused: SeparateEdit, messa
     assert torch.equal(logits_of(model), before)
 
 
-def test_edits_that_do_not_fit_together_leave_no_trace() -> None:
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("refused", "name"),
+    [
+        (edit(bias=torch.full((32,), NAN)), "tensors['bias']"),
+        (edit(bias=torch.cat([torch.ones(31), torch.tensor([INF])])), "tensors['bias']"),
+        (edit({"loss": NAN}), "data['loss']"),
+        (edit({"losses": [0.5, {"last": (1, -INF)}]}), "data['losses']"),
+    ],
+)
+def test_an_edit_with_numbers_that_are_not_finite_is_refused(refused: SeparateEdit, name: str) -> None:
+    model = build_model("llama")
+    with pytest.raises(EditError, match=re.escape(f"case 7, its SeparateEdit: {name} holds NaN or an infinite number")):
+        add(model, edit(), refused)
+    assert BiasEditor.all_on(model) == []
+
+
+@pytest.mark.parametrize(
+    ("refused", "message"),
+    [
+        (edit(bias=torch.ones(7)), r"tensors\['bias'\] has the shape \(7,\); that of the edit of case 7 has \(32,\)"),
+        (edit(bias=torch.ones(1, 32)), r".*has the shape \(1, 32\)"),
+        (edit(bias=torch.ones(32), scale=torch.ones(1)), "has the tensors bias, scale; the edit of case 7 has bias"),
+        (edit(scale=torch.ones(32)), "has the tensors scale; the edit of case 7 has bias"),
+    ],
+)
+def test_edits_that_do_not_fit_together_leave_no_trace(refused: SeparateEdit, message: str) -> None:
     model = build_model("llama")
     before = logits_of(model)
-    with pytest.raises(RuntimeError, match="equal size"):
-        add(model, edit(), edit(bias=torch.ones(7)))
+    with pytest.raises(ValueError, match=f"case 7, its SeparateEdit: {message}"):
+        add(model, edit(), refused)
     assert BiasEditor.all_on(model) == []
     assert torch.equal(logits_of(model), before)
 
     add(model, edit())
     with_one = logits_of(model)
-    with pytest.raises(RuntimeError, match="equal size"):
-        add(model, edit(bias=torch.ones(7)), strength=5.0)
+    with pytest.raises(ValueError, match=message):
+        add(model, refused, strength=5.0)
+    assert torch.equal(logits_of(model), with_one)
+    assert len(BiasEditor.all_on(model)[0].edits) == 1
+
+
+def test_a_method_that_fails_when_edits_changed_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_model("llama")
+    add(model, edit())
+    with_one, changed = logits_of(model), BiasEditor.edits_changed
+
+    def fail_with_two(editor: BiasEditor) -> None:
+        changed(editor)
+        if len(editor.edits) == 2:
+            raise RuntimeError("the method fails")
+
+    monkeypatch.setattr(BiasEditor, "edits_changed", fail_with_two)
+    with pytest.raises(RuntimeError, match="the method fails"):
+        add(model, edit(), strength=5.0)
     assert torch.equal(logits_of(model), with_one)
     assert len(BiasEditor.all_on(model)[0].edits) == 1
