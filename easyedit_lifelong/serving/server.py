@@ -16,6 +16,13 @@ from easyedit_lifelong.serving.live_model import LiveModel
 from easyedit_lifelong.serving.metrics import Metrics
 from easyedit_lifelong.serving.served import ServerSettings
 
+_KEEP_ALIVE = 75
+"""Seconds after which an idle connection is closed.
+
+Clients close idle connections, too; httpx, and so the OpenAI client, after 5 s. The server must not be first: a request
+that a client sends at that moment would be lost.
+"""
+
 
 def open_socket(host: str, port: int) -> socket.socket:
     """Return a socket that listens at an address; port 0 stands for any free port.
@@ -77,6 +84,7 @@ def http_server(
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=int(settings.timeout) + 1,
         lifespan="off",
     )

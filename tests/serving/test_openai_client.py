@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import time
 from collections.abc import Iterator
 
 import openai
@@ -142,3 +144,16 @@ def test_errors_have_openais_shape(served: Served, fields: dict, error: type[Exc
         client.completions.create(**{"model": MODEL, "prompt": PROMPTS[0], **fields})
     assert caught.value.type == "invalid_request_error"  # type: ignore[attr-defined]
     assert caught.value.param in fields or caught.value.param == "max_tokens"  # type: ignore[attr-defined]
+
+
+def test_an_idle_connection_outlives_that_of_a_client(served: Served) -> None:
+    """Clients close connections that are idle for 5 s. If the server did so first, it could lose their next request."""
+    url = served[0].base_url
+    connection = http.client.HTTPConnection(url.host, url.port)
+    for pause in (0, 5.5):
+        time.sleep(pause)
+        connection.request("GET", "/healthz")
+        answer = connection.getresponse()
+        assert answer.status == 200
+        answer.read()
+    connection.close()
