@@ -46,15 +46,15 @@ OWN_COMMAND = FolderAdvice(
 )
 """For a command that runs one run in the folder of its ``--out``."""
 
-_DELETE = "elete this folder; the same command then begins this run again."
+_DELETE = "delete this folder; the same command then begins this run again."
 
 ONE_OF_SEVERAL = FolderAdvice(
     file="delete or rename it, and give the same command again",
     blocked="Remove the cause, then give the same command again.",
-    occupied=f"D{_DELETE}",
+    occupied=_DELETE.capitalize(),
     interrupted="",
-    other_settings=f"Choose what it began with, or d{_DELETE}",
-    unusable=f"D{_DELETE}",
+    other_settings=f"Choose what it began with, or {_DELETE}",
+    unusable=_DELETE.capitalize(),
     resume="give the same command again, which continues this run",
     begin_again="delete this folder and give the same command again",
 )
