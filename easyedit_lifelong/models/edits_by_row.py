@@ -42,7 +42,7 @@ class _Group:
         return self._rows
 
     def window(self, window: Window) -> Window:
-        """Return the group's window of a pass: the same object at every layer, so that layers can leave notes in it."""
+        """Return the group's window of a pass: the same object at every layer, in which layers can store values."""
         if id(self) not in window.notes:
             rows, generation = self._rows.to(window.real.device), window.generation
             if generation is not None:

@@ -1,9 +1,9 @@
 """Matrix products in bfloat16 inside a model in float32, for passes that need not be exact.
 
 While a vector is trained, most of the time goes into products of a few hundred rows with the weights of the blocks.
-CPUs with bfloat16 instructions (AVX-512 BF16, AMX) compute them nearly twice as fast in bfloat16, and so do most GPUs.
-Inputs and weights are rounded to 8 significant bits, sums are not, and results are rounded again. Everything else
-(norms, attention, residual sums, the output head) stays in float32.
+x86 CPUs with bfloat16 instructions (AVX-512 BF16, AMX) compute them nearly twice as fast in bfloat16. Inputs and
+weights are rounded to 8 significant bits, sums are not, and results are rounded again. Everything else (norms,
+attention, residual sums, the output head) stays in float32.
 """
 
 from __future__ import annotations
@@ -27,19 +27,22 @@ TRAIN_DTYPES = (None, BFLOAT16, AUTO)
 _FAST_ON_CPU = ("avx512_bf16", "amx_bf16")
 """CPU capabilities, as torch names them, with which a product in bfloat16 is faster than one in float32."""
 
+_FIRST_FAST_GPU = (8, 0)
+"""The first compute capability with products in bfloat16: NVIDIA's Ampere."""
+
 
 def reduces_products(train_dtype: str | None, device: torch.device) -> bool:
     """Return whether products are computed in bfloat16 while vectors are trained.
 
     Args:
-        train_dtype: the hyperparameter: None, ``bfloat16``, or ``auto`` for bfloat16 where the CPU has instructions for
-            it, or the device is a GPU that has.
+        train_dtype: the hyperparameter: None, ``bfloat16``, or ``auto`` for bfloat16 on x86 CPUs and GPUs that have
+            instructions for it.
         device: the device of the model.
     """
     if train_dtype != AUTO:
         return train_dtype == BFLOAT16
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        return torch.cuda.get_device_capability(device) >= _FIRST_FAST_GPU
     capabilities: Callable[[], Any] | None = getattr(torch.cpu, "get_capabilities", None)  # torch 2.9 has none
     known = capabilities() if device.type == "cpu" and capabilities is not None else {}
     return any(known.get(name, False) for name in _FAST_ON_CPU)

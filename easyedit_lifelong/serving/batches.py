@@ -41,7 +41,7 @@ class Batch(Protocol):
 
 @contextlib.contextmanager
 def open_batch(live: LiveModel, version: int, max_rows: int) -> Iterator[Batch]:
-    """Yield an empty batch. Until its end, edits must not change, except as :meth:`.PresentModel.beside` allows.
+    """Yield an empty batch. Until its end, edits change only within :meth:`.PresentModel.answers_running`.
 
     Answers join a running batch if the edits act by row, or are in the weights alone, and if the model's cache allows
     it. Otherwise the batch is static: they begin at the same time.

@@ -112,7 +112,7 @@ async def explain_prompt(body: ExplainBody, served: Asks) -> Response:
         version = served.version if asked is None else asked
         return version, served.engine.live.explain(prompt, version)
 
-    version, explanation = await served.result_of(served.engine.run(explain))
+    version, explanation = await served.result_of(served.engine.run(explain, changes=False))
     layers = [] if explanation is None else [layer for layers in explanation.layers.values() for layer in layers]
     answered_by = dict.fromkeys(getattr(layer, "answered_by", None) for layer in layers)
     content = {

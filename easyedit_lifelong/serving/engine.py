@@ -1,8 +1,8 @@
 """The engine: one worker thread that owns the model, and a queue of requests and changes.
 
 Requests are generated in one batch, also those of different versions if the method's edits act by row. A change (an
-edit, a deletion, a rollback) runs alone, in the order of arrival: what came before it has begun, what came after it
-begins later. An answer is generated under one version of the edits, from its beginning to its end.
+edit, a deletion, a rollback) runs alone, in the order of arrival: earlier requests have begun before it, later ones
+begin after it. An answer is generated under one version of the edits, from its beginning to its end.
 
 If the edits act by row, a change runs between two steps of a batch: the answers that run keep the model of their
 version (:mod:`~easyedit_lifelong.serving.present_model`). They wait while the change runs. Many changes, one after the
@@ -92,14 +92,18 @@ class Engine:
         self._submit(job)
         return job
 
-    def run(self, function: Callable[[], Any]) -> Future[Any]:
-        """Queue a function that may use and change the model. Cancelling the future works until the function begins.
+    def run(self, function: Callable[[], Any], *, changes: bool = True) -> Future[Any]:
+        """Queue a function that may use the model. Cancelling the future works until the function begins.
+
+        Args:
+            function: the function.
+            changes: whether it may change the edits.
 
         Raises:
             QueueFullError: too many requests wait.
             ClosedError: the engine is being closed.
         """
-        task = Task(function)
+        task = Task(function, changes)
         self._submit(task)
         return task.result
 
@@ -172,14 +176,20 @@ class Engine:
         running = batch.models()
         with self._changed:
             task = self._queue[0] if self._queue else None
-            if not isinstance(task, Task) or not self.live.can_change_beside(running):
+            if not isinstance(task, Task) or not self._can_run(task, running):
                 return 0.0
             self._queue.popleft()
         began = time.perf_counter()
         batch.detach_edits()
-        with self.live.present.beside(running):
+        with self.live.present.answers_running(running):
             task.run()
         return time.perf_counter() - began
+
+    def _can_run(self, task: Task, running: Sequence[Any]) -> bool:
+        """Return whether a task can run between two steps of answers that use these models."""
+        if task.changes and not task.result.cancelled():
+            return self.live.can_change_while_running(running)
+        return self.live.mixes_versions
 
     def _begin(self, job: GenerationJob, batch: Batch) -> None:
         """Add the answers of a job to the batch. If its version can't be loaded, this job fails alone."""

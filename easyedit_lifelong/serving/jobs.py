@@ -51,9 +51,16 @@ class GenerationJob:
 
 @dataclass(eq=False)
 class Task:
-    """A function that runs alone on the worker thread."""
+    """A function that runs alone on the worker thread.
+
+    Attributes:
+        function: the function.
+        changes: whether it may change the edits.
+        result: receives what it returns.
+    """
 
     function: Callable[[], Any]
+    changes: bool = True
     result: Future[Any] = field(default_factory=Future)
 
     def run(self) -> None:

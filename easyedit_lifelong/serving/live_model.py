@@ -15,14 +15,13 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.edits.explain_prompt import Explanation, explain
 from easyedit_lifelong.edits.remove import remove_all_edits
 from easyedit_lifelong.edits.state_folder import StateFolder
-from easyedit_lifelong.errors import ModelError, NotLearnedWarning
+from easyedit_lifelong.errors import NotLearnedWarning
 from easyedit_lifelong.evaluation.context_fit import check_fit
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.shared.editors import without_edits
 from easyedit_lifelong.models.edits_by_row import edits_by_row
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
-from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.shared_weights import copy_sharing_weights
 from easyedit_lifelong.serving.earlier_versions import EarlierVersions
 from easyedit_lifelong.serving.edit_errors import NoSuchEditError, NotRemovableError
@@ -30,7 +29,7 @@ from easyedit_lifelong.serving.edit_log import DELETE, ROLLBACK, EditLog, Versio
 from easyedit_lifelong.serving.measured_edits import AddedEdits, MeasuredEdit, MeasuredEdits, measured_edit
 from easyedit_lifelong.serving.present_model import MAX_COPIED_EDITS, PresentModel
 from easyedit_lifelong.serving.recent_edits import RECENT, RecentEdits
-from easyedit_lifelong.serving.servable import check_servable
+from easyedit_lifelong.serving.servable import check_generates, check_servable
 
 
 class LiveModel:
@@ -58,8 +57,7 @@ class LiveModel:
 
     def __init__(self, model: Any, tokenizer: Any, hparams: Any, method: EditMethod, log: EditLog) -> None:
         check_servable(method)
-        if kind_of(model) is not ModelKind.CAUSAL:
-            raise ModelError(f"{type(model).__name__} can't be served: only causal language models can")
+        check_generates(model)
         if method.check is not None:
             method.check(model, tokenizer, hparams)
         self.tokenizer, self.log = tokenizer, log
@@ -70,7 +68,7 @@ class LiveModel:
         self._measured = MeasuredEdits(tokenizer, joiner_of(hparams))
         self._recent = RecentEdits(model, tokenizer, method, self._measured)
         self.base = copy_sharing_weights(model)
-        self._fingerprint = model_fingerprint(model) if self.mixes_versions else None  # others write into weights
+        self._fingerprint = model_fingerprint(model) if self.mixes_versions else None  # else edits may change it
         self._earlier = EarlierVersions(self.base, self._load_onto)
         self.present = PresentModel(model, self.base, self._load_onto, lambda edited: remove_all_edits(edited, method))
         if method.prepare is not None:
@@ -121,7 +119,7 @@ class LiveModel:
         """Whether one batch can have rows of different versions."""
         return self._method.edits_by_row and not self._hparams.writes_weights
 
-    def can_change_beside(self, running: Collection[Any]) -> bool:
+    def can_change_while_running(self, running: Collection[Any]) -> bool:
         """Return whether the edits can be changed between two passes of answers that run on these models.
 
         The edits must act by row. If the present model is among these models, it is copied: see
@@ -177,7 +175,7 @@ class LiveModel:
         self.check(requests)
         recent = [measured_edit(self.log.edits[name]) for name in self.log.ids_at(self.version)[-RECENT:]]
         new = [MeasuredEdit(str(r.case_id), r.prompt, r.target_new, r.joiner) for r in requests]
-        self._leave_to_answers()
+        self._copy_if_in_use()
         before = self._recent.given(recent)
         state = self.log.present.state or self.log.new_state()
         try:
@@ -212,12 +210,16 @@ class LiveModel:
         if removal is None:
             reason = self._method.reasons.get("remove", f"{self._method.name} can't remove single edits.")
             raise NotRemovableError(f"{reason} Roll back to the version before it.")
-        self._leave_to_answers()
-        records = [record for record in removal.records(self.model) if record.case_id == edit_id]
-        removal.remove(self.model, records, check_only=True)
+
+        def remove(*, check_only: bool = False) -> None:
+            records = [record for record in removal.records(self.model) if record.case_id == edit_id]
+            removal.remove(self.model, records, check_only=check_only)
+
+        remove(check_only=True)
+        self._copy_if_in_use()
         remaining = [name for name in live if name != edit_id]
         try:
-            removal.remove(self.model, records)
+            remove()
             return self._save_removal(DELETE, [edit_id], remaining, who)
         except BaseException:
             self.present.restore(self.version)
@@ -289,7 +291,7 @@ class LiveModel:
         self.present.load(version)
         self._recent.use(self.model)
 
-    def _leave_to_answers(self) -> None:
+    def _copy_if_in_use(self) -> None:
         """Continue on a copy of the present model if running answers need it."""
         if self.present.is_running:
             self._load(self.version)

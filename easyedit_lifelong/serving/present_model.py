@@ -1,4 +1,4 @@
-"""The model that carries the edits of the present version, and the models that it has left to running answers.
+"""The model that carries the edits of the present version, and earlier ones that running answers still use.
 
 An answer keeps the model object of its version: what edits decide about its prompt belongs to the layers of that
 object. So a change that is made while answers run on the present model acts on a copy, which takes its place.
@@ -6,6 +6,7 @@ object. So a change that is made while answers run on the present model acts on 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from easyedit_lifelong.models.overrides import overridden
 from easyedit_lifelong.models.shared_weights import copy_sharing_weights
 from easyedit_lifelong.serving.edit_errors import NotServableError
+
+LOG = logging.getLogger(__name__)
 
 MAX_COPIED_EDITS = 1_000
 """The largest number of edits of a present version that is copied so that a change need not wait for running answers.
@@ -40,7 +43,7 @@ class PresentModel:
         self.model = model
         self._base, self._load, self._remove = base, load, remove
         self._running: list[Any] = []
-        self._left: list[Any] = []
+        self._retained: list[Any] = []
         self._broken: Exception | None = None
 
     @property
@@ -62,7 +65,7 @@ class PresentModel:
         """Whether running answers need the model as it is."""
         return _contains(self._running, self.model)
 
-    def beside(self, running: Iterable[Any]) -> AbstractContextManager[None]:
+    def answers_running(self, running: Iterable[Any]) -> AbstractContextManager[None]:
         """Return a context in which changes leave models as they are, because running answers need them.
 
         Args:
@@ -85,7 +88,7 @@ class PresentModel:
             return
         copied = copy_sharing_weights(self._base)
         self._load(copied, version)
-        self._left.append(self.model)
+        self._retained.append(self.model)
         self.model = copied
 
     def restore(self, version: int) -> None:
@@ -99,7 +102,7 @@ class PresentModel:
             raise
 
     def release(self, running: Iterable[Any] = ()) -> None:
-        """Remove the edits from the models that were left to answers, except for those that answers still need.
+        """Remove the edits from retained models, except for those that answers still need.
 
         Their hooks are in reference cycles, so that the edits would stay in memory until the next garbage collection.
 
@@ -107,10 +110,13 @@ class PresentModel:
             running: the models of the answers that still run.
         """
         needed = list(running)
-        ended = [model for model in self._left if not _contains(needed, model)]
-        self._left = [model for model in self._left if _contains(needed, model)]
+        ended = [model for model in self._retained if not _contains(needed, model)]
+        self._retained = [model for model in self._retained if _contains(needed, model)]
         for model in ended:
-            self._remove(model)
+            try:
+                self._remove(model)
+            except Exception:  # no answer needs the model, so none may fail with it
+                LOG.exception("edits that no answer needs could not be removed; their memory is freed later")
 
 
 def _contains(models: Iterable[Any], model: Any) -> bool:

@@ -85,5 +85,6 @@ def test_auto_asks_what_the_processor_has(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert not reduces_products("auto", CPU)
     assert not reduces_products("auto", torch.device("mps"))
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not including_emulation)
-    assert reduces_products("auto", torch.device("cuda"))
+    for capability, expected in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, known=capability: known)
+        assert reduces_products("auto", torch.device("cuda", 1)) is expected

@@ -336,6 +336,37 @@ def test_otherwise_a_change_waits_for_running_answers(
         session.check_answers()
 
 
+def test_what_changes_nothing_does_not_wait_for_answers(live: LiveModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_model_module, "MAX_COPIED_EDITS", 2)
+    session = Session(live)
+
+    def explain() -> None:
+        future = session.engine.run(lambda: live.explain(LONG, live.version), changes=False)
+        future.add_done_callback(lambda _: session.ends.append("explained"))
+
+    beside_a_long_answer(
+        session,
+        explain,
+        lambda: session.change("cancelled", lambda: live.add(requests(4), "key")).cancel(),
+        lambda: session.ask("short", row(OTHER_PROMPTS[0], max_tokens=4)),
+    )
+    assert session.ends[-1] == "long"
+    assert sorted(session.ends[:-1]) == ["cancelled", "explained", "short"]
+    session.check_answers()
+
+
+def test_edits_that_can_not_be_removed_from_a_model_fail_no_answer(live: LiveModel, caplog: Any) -> None:
+    def fail(_: Any) -> None:
+        raise RuntimeError("can't be removed")
+
+    session = Session(live)
+    live.present._remove = fail
+    beside_a_long_answer(session, lambda: session.change("edit", lambda: live.add(requests(4), "key")))
+    assert "can't be removed" in caplog.text
+    assert [future.exception() for future in session.changes] == [None]
+    session.check_answers()
+
+
 def test_answers_wait_where_a_batch_has_the_most_versions(live: LiveModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "MAX_VERSIONS", 2)
     session = Session(live)

@@ -34,7 +34,7 @@ from easyedit_lifelong.models.partial_pass import (
     with_hidden,
 )
 from easyedit_lifelong.models.precision import at_least_float32
-from easyedit_lifelong.models.reduced_products import ReducedProducts, reduces_products
+from easyedit_lifelong.models.reduced_products import ReducedProducts
 from easyedit_lifelong.models.row_axis import with_row_axis
 from easyedit_lifelong.models.runner import Runner
 
@@ -47,15 +47,16 @@ class SuffixRows:
     A full pass is run once. After that, a partial pass runs the blocks that the change affects, from the lookup tokens
     on, and skips padding in modules that compute each token by itself. The logits of the first partial pass are
     compared with those of the full pass. All passes are full if they differ, if the model can't run partial passes (its
-    cache is of another kind), or if its blocks are not known. With ``train_dtype``, later partial passes round the
-    factors of the blocks' matrix products (:mod:`~easyedit_lifelong.models.reduced_products`).
+    cache is of another kind), or if its blocks are not known. With ``products``, partial passes after the first
+    one round the factors of the blocks' matrix products (:mod:`~easyedit_lifelong.models.reduced_products`).
 
     Args:
         runner: runs the model.
         batch_rows: the rows.
         layer: number of the block whose output is changed.
-        hparams: name the modules of the model, and ``train_dtype``.
+        hparams: name the modules of the model.
         projection: a projection of that block, whose output is changed instead of the block's; None: the block's.
+        products: computes the products of the affected blocks in bfloat16; None: all passes are exact.
 
     Attributes:
         rows: the aligned rows.
@@ -70,6 +71,7 @@ class SuffixRows:
         layer: int,
         hparams: LocateEditHyperParams,
         projection: nn.Module | None = None,
+        products: ReducedProducts | None = None,
     ) -> None:
         self._runner = runner
         block = find_module(runner.model, hparams.layer_module_tmp.format(layer))[1]
@@ -81,8 +83,7 @@ class SuffixRows:
         split = None if self._head is None else split_blocks(runner, block, projection)
         self._partial = split is not None
         self._constant_blocks, affected = ([], []) if split is None else split
-        rounds = self._partial and reduces_products(hparams.train_dtype, runner.device)
-        self._products = ReducedProducts(affected) if rounds else None
+        self._products = products if self._partial else None
         # The last block's attention reads all tokens, but its MLP is needed only where a token is predicted.
         self._last_mlps = self._without_projection(mlps_of(affected[-1]) if affected else [])
         token_wise = [module for block in affected for module in token_wise_modules(block)]
@@ -93,9 +94,9 @@ class SuffixRows:
         self._logits_to_match = full_logits if self._partial else None
 
     @property
-    def rounds(self) -> bool:
+    def uses_bfloat16(self) -> bool:
         """Whether passes round the factors of matrix products, so that losses are not exact."""
-        return self._partial and self._products is not None
+        return self._products is not None
 
     def log_probabilities(self, delta: Tensor, *, exact: bool = False) -> tuple[Tensor, Tensor]:
         """Return the log-probabilities and the divergence with changed hidden states; differentiable in ``delta``.
@@ -105,7 +106,7 @@ class SuffixRows:
 
         Args:
             delta: the change of each request's hidden state, shape ``(requests of the batch, width)``.
-            exact: whether to round nothing, whatever :attr:`rounds`.
+            exact: whether to round nothing, whatever :attr:`uses_bfloat16`.
 
         Returns:
             The log-probabilities at every target token, shape ``(targets, vocabulary)``, and the KL divergence of the
@@ -120,7 +121,7 @@ class SuffixRows:
         # A split, not two slices: the gradient of each slice would be as large as all logits.
         target_logits, essence_logits = logits.split([len(self.rows.targets), len(self.rows.essence_request)])
         if self._initial_essence_log_probs is None:
-            # These are not taken from the full pass: it rounds differently from the passes that follow.
+            # Not of the full pass, which rounds differently. In bfloat16, the divergence contains that rounding, too.
             self._initial_essence_log_probs = essence_logits.detach().log_softmax(dim=1)
         divergence: Any = KLDivergence.apply(essence_logits, self._initial_essence_log_probs)
         return (target_logits if early_logits is None else early_logits).log_softmax(dim=1), divergence
@@ -180,7 +181,7 @@ class SuffixRows:
 
     def _use_full_passes(self, problem: str) -> None:
         """Run the full model in every step."""
-        self._partial = False
+        self._partial, self._products = False, None
         LOG.info("a partial pass of %s %s; every step runs the full model", type(self._runner.model).__name__, problem)
 
     @torch.no_grad()

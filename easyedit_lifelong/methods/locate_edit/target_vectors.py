@@ -18,12 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.methods.locate_edit.affected_blocks import split_blocks
 from easyedit_lifelong.methods.locate_edit.aligned_rows import group_rows
 from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
 from easyedit_lifelong.methods.locate_edit.facts import Fact
 from easyedit_lifelong.methods.locate_edit.suffix_rows import SuffixRows
 from easyedit_lifelong.methods.shared.vector_optimisers import make_optimiser
 from easyedit_lifelong.models.gradients import gradients_of
+from easyedit_lifelong.models.modules import find_module
+from easyedit_lifelong.models.reduced_products import ReducedProducts, reduces_products
 from easyedit_lifelong.models.runner import Runner
 
 LOG = logging.getLogger(__name__)
@@ -78,10 +81,12 @@ def optimise_targets(
     Raises:
         EditError: a loss became NaN or infinite; the message names the record.
     """
+    products = _reduced_products(runner, hparams, layer, projection)
     groups = [
-        SuffixRows(runner, batch_rows, layer, hparams, projection) for batch_rows in group_rows(facts, runner.model)
+        SuffixRows(runner, batch_rows, layer, hparams, projection, products)
+        for batch_rows in group_rows(facts, runner.model)
     ]
-    all_groups = groups if any(group.rounds for group in groups) else []  # for the exact losses of the results
+    all_groups = groups if any(group.uses_bfloat16 for group in groups) else []  # for the exact losses of the results
     start = _initial_values(groups, len(facts))
     start_norm = start.norm(dim=1)
     largest = hparams.clamp_norm_factor * start_norm
@@ -122,7 +127,22 @@ def optimise_targets(
         with torch.no_grad():
             losses, learned = _losses(all_groups, found, len(facts), hparams, exact=True)
             losses = losses + _weight_decay(found, start_norm, hparams)
+        _check_finite(losses, torch.arange(len(facts)), facts, int(steps.max()))
     return TargetVectors(start + found, steps.tolist(), losses.tolist(), learned.tolist())
+
+
+def _reduced_products(
+    runner: Runner, hparams: LocateEditHyperParams, layer: int, projection: nn.Module | None
+) -> ReducedProducts | None:
+    """Return the products of the affected blocks in bfloat16; None if all passes are to be exact.
+
+    The arguments are those of :func:`optimise_targets`.
+    """
+    if not reduces_products(hparams.train_dtype, runner.device):
+        return None
+    block = find_module(runner.model, hparams.layer_module_tmp.format(layer))[1]
+    blocks = split_blocks(runner, block, projection)
+    return None if blocks is None else ReducedProducts(blocks[1])
 
 
 def _weight_decay(delta: Tensor, start_norm: Tensor, hparams: LocateEditHyperParams) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import HyperParameterError
-from easyedit_lifelong.methods.grace.training import optimise
+from easyedit_lifelong.methods.grace.training import optimise, restricted_training
 from easyedit_lifelong.methods.grace.training.likely_tokens import LikelyTokens, can_restrict, likely_tokens
 from easyedit_lifelong.methods.grace.training.suffix_pass import SuffixPass
 from easyedit_lifelong.models.encoding import IGNORED
@@ -287,20 +287,30 @@ def test_noise_is_refused(name: str, value: Any, settings: dict[str, Any]) -> No
 
 
 def test_products_are_rounded_in_training_and_not_in_the_check(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
-    """A value that fails the exact check is trained further; if it never passes, with exact passes."""
-    rounds: list[bool] = []
-    train = optimise.train_values
+    """A value that fails the exact check is trained further; if it fails three times, with exact passes."""
+    trainings: list[bool] = []  # whether the passes of each training round
+    checks: list[bool] = []
+    train, evaluate = optimise.train_values, restricted_training.evaluate
+    best = optimise.Outcomes.best
 
     def recording(value_pass: SuffixPass, *arguments: Any) -> list[optimise.TrainedValue]:
-        rounds.append(value_pass._products is not None)
+        trainings.append(value_pass._products is not None)
         return train(value_pass, *arguments)
 
+    def failing(value_pass: SuffixPass, *arguments: Any) -> Any:
+        checks.append(value_pass._products is not None)
+        outcomes, logits = evaluate(value_pass, *arguments)
+        if len(checks) <= failures:
+            vars(outcomes)["best"] = lambda edit, settings: (best(outcomes, edit, settings)[0], False)
+        return outcomes, logits
+
     monkeypatch.setattr(optimise, "train_values", recording)
-    trained_values.trained_values(build_model("llama"), tokenizer, hparams(train_dtype="bfloat16"), REQUESTS)
-    assert set(rounds) == {True}
-    rounds.clear()
-    monkeypatch.setattr(optimise.Outcomes, "best", lambda *_: (0, False))
-    settings = hparams(train_dtype="bfloat16", n_iter=4)
-    monkeypatch.setattr("easyedit_lifelong.methods.grace.training.restricted_training._ROUNDS", 0)
-    trained_values.trained_values(build_model("llama"), tokenizer, settings, REQUESTS)
-    assert set(rounds) == {False}
+    monkeypatch.setattr(restricted_training, "evaluate", failing)
+    for failures in range(4):
+        trainings.clear()
+        checks.clear()
+        trained_values.trained_values(
+            build_model("llama"), tokenizer, hparams(train_dtype="bfloat16", n_iter=200), REQUESTS[:1]
+        )
+        assert trainings == [True, True, True, False][: failures + 1]
+        assert checks == [False] * min(failures + 1, 3)

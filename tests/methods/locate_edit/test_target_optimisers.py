@@ -246,3 +246,24 @@ def test_rounded_products_give_nearly_the_same_vectors_with_exact_losses(family:
     loss = loss + 0.1 * (rounded.z - start).norm(dim=1) / start.square().sum(dim=1)
     assert rounded.losses == pytest.approx(loss.tolist(), rel=1e-4, abs=1e-5)
     assert rounded.learned == learned.tolist()
+
+
+@pytest.mark.parametrize("failure", ["differs", "no cache"])
+def test_without_partial_passes_nothing_is_rounded(monkeypatch: pytest.MonkeyPatch, failure: str) -> None:
+    model, facts = build_model("llama"), encoded_facts()
+    full_pass, failures = SuffixRows._full_pass, [failure == "no cache"]
+
+    def fail_once(rows: SuffixRows) -> Any:
+        if failures.pop() if failures else False:
+            raise RuntimeError("no cache of this kind")
+        return full_pass(rows)
+
+    if failure == "differs":
+        monkeypatch.setattr("easyedit_lifelong.methods.locate_edit.suffix_rows.same_logits", lambda *_: False)
+    results = []
+    for train_dtype in (None, "bfloat16"):
+        failures[:] = [failure == "no cache"]
+        monkeypatch.setattr(SuffixRows, "_full_pass", fail_once)
+        results.append(optimise(model, facts, train_dtype=train_dtype))
+    assert torch.equal(results[0].z, results[1].z)
+    assert results[0].losses == results[1].losses
