@@ -23,7 +23,7 @@ class SeparateEdit:
         record: the record of the edit.
         data: the values that the method needs to apply the edit, by name; JSON-serializable.
         tensors: the tensors that the method needs to apply the edit, by name. All edits of a method have tensors of the
-            same names, shapes and dtypes.
+            same names and shapes. A file holds those of one name in the widest of their dtypes.
     """
 
     record: EditRecord
