@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 if TYPE_CHECKING:
@@ -13,7 +13,18 @@ if TYPE_CHECKING:
 MAX_EDITS, MAX_PROMPTS, MAX_ANSWERS = 100, 64, 64
 _SEED_LIMIT = 2**63 - 1
 
-Text = Annotated[str, Field(min_length=1)]
+
+def _check_encodable(text: str) -> str:
+    """Check that a text has no lone surrogate, which JSON can hold and a tokenizer refuses."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PydanticCustomError("string_unicode", "has a lone surrogate, which is no character") from error
+    return text
+
+
+String = Annotated[str, AfterValidator(_check_encodable)]
+Text = Annotated[String, Field(min_length=1)]
 Token = Annotated[int, Field(ge=0, lt=2**31)]
 Neutral = Annotated[float, Field(ge=0, le=0, description="Only 0 is supported.")]
 
@@ -36,7 +47,7 @@ class StreamOptions(_Body):
 class SamplingFields(_Body):
     """What completions and chats have in common."""
 
-    model: str = Field(
+    model: String = Field(
         description="`NAME`: with the present edits; `NAME@base`: without; `NAME@v12`: as of version 12."
     )
     temperature: float | None = Field(None, ge=0, le=2, description="0: the most probable token. Default 1.")
@@ -49,7 +60,7 @@ class SamplingFields(_Body):
     frequency_penalty: Neutral | None = None
     presence_penalty: Neutral | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
-    user: str | None = None
+    user: String | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -90,15 +101,15 @@ class TextPart(_Body):
     """A part of a message."""
 
     type: Literal["text"]
-    text: str
+    text: String
 
 
 class Message(_Body):
     """A message of a chat."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(max_length=64)]
-    name: str | None = None
+    content: String | Annotated[list[TextPart], Field(max_length=64)]
+    name: String | None = None
 
     def plain(self) -> dict[str, str]:
         """Return the message as chat templates read it."""
@@ -142,13 +153,13 @@ class EditBody(_Asked):
     """A fact to edit: a prompt, or a chat that ends with a message of the user, and its new answer."""
 
     target_new: Text = Field(description="The answer that the model should give.")
-    subject: str | None = Field(
+    subject: String | None = Field(
         None, description="The words of the prompt, or of the last message, that name the entity."
     )
     aliases: Text | Annotated[list[Text], Field(max_length=20)] | None = Field(
         None, description="Other names of the subject."
     )
-    ground_truth: str | None = None
+    ground_truth: String | None = None
     rephrase_prompt: Text | Annotated[list[Text], Field(max_length=20)] | None = None
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$"), BeforeValidator(_as_text)] | None = Field(
         None,
@@ -175,4 +186,4 @@ class RollbackBody(_Body):
 class ExplainBody(_Asked):
     """The body of ``POST /v1/explain``."""
 
-    model: str | None = Field(None, description="As in a completion. Default: the present version.")
+    model: String | None = Field(None, description="As in a completion. Default: the present version.")

@@ -119,6 +119,42 @@ def test_any_request_of_an_operation(server: LocalServer, name: str) -> None:
     assert any(status < 300 for status in statuses), "some requests are valid"
 
 
+LONE = "a \ud800"
+"""A text with a lone surrogate, which JSON can hold and UTF-8 can't."""
+CHAT = [{"role": "user", "content": PROMPTS[0]}]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("completions", {"model": LONE, "prompt": PROMPTS[0]}),
+        ("completions", {"model": MODEL, "prompt": LONE}),
+        ("completions", {"model": MODEL, "prompt": [PROMPTS[0], LONE]}),
+        ("completions", {"model": MODEL, "prompt": PROMPTS[0], "stop": LONE}),
+        ("completions", {"model": MODEL, "prompt": PROMPTS[0], "user": LONE}),
+        ("chat/completions", {"model": MODEL, "messages": [{"role": "system", "content": LONE}, *CHAT]}),
+        ("chat/completions", {"model": MODEL, "messages": [{"role": "user", "content": PROMPTS[0], "name": LONE}]}),
+        (
+            "chat/completions",
+            {"model": MODEL, "messages": [{"role": "user", "content": [{"type": "text", "text": LONE}]}]},
+        ),
+        ("explain", {"prompt": LONE}),
+        ("explain", {"messages": [{"role": "user", "content": LONE}]}),
+        ("edits", {"prompt": PROMPTS[0], "target_new": LONE}),
+        ("edits", {"prompt": PROMPTS[0], "target_new": "Rome", "subject": LONE}),
+        ("edits", {"prompt": PROMPTS[0], "target_new": "Rome", "ground_truth": LONE}),
+        ("edits", {"prompt": PROMPTS[0], "target_new": "Rome", "aliases": [LONE]}),
+    ],
+)
+def test_a_lone_surrogate_is_refused_in_every_text(server: LocalServer, path: str, body: dict) -> None:
+    answer = server.client.post(
+        f"/v1/{path}", content=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+    )
+    check(answer, body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"], "the field is named"
+
+
 @settings(examples(60), suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from(METHODS),

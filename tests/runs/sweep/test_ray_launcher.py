@@ -45,8 +45,8 @@ def test_a_cell_whose_worker_is_killed_is_started_again_and_resumes(
         ends += [end] if isinstance(end, CellEnd) else []
         addresses = addresses or listening_addresses()
     assert addresses and addresses <= LOOPBACK
-    assert (tmp_path / f"{KILLED}-before").exists()
     assert sorted(ends, key=lambda end: end.name) == [CellEnd(KILLED, None), CellEnd("other", None)]
+    assert (tmp_path / f"{KILLED}-before").exists()
     for job in jobs:
         assert_equal_runs(job.folder, whole_run)
 
