@@ -19,6 +19,7 @@ from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.devices import input_device
 from easyedit_lifelong.models.encoding import EncodedPair, batches_by_length, encode_pair, encode_text, pad_rows
 from easyedit_lifelong.models.greedy_rows import can_drop_rows, generate_rows
+from easyedit_lifelong.models.linear import FewTokenLinears
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_modes import bare_generation_config, evaluating
 from easyedit_lifelong.models.padding import generation_groups
@@ -173,7 +174,7 @@ class Scorer:
             limits = [min(limit, context + 1 - len(tokens)) for tokens, limit in zip(encoded, limits, strict=True)]
         ends, start_arguments = end_tokens(model, self.tokenizer), self._start_arguments(model)
         drops_rows = is_complete is not None and sampling is None and can_drop_rows(model)
-        with evaluating(model), bare_generation_config(model):
+        with evaluating(model), bare_generation_config(model), FewTokenLinears.for_generation(model).active():
             for batch in self._unpadded_batches(model, encoded, limits, context):
                 ids, mask = pad_rows([encoded[index] for index in batch], self._pad, self._side, input_device(model))
                 begin = self._answer_column(ids)

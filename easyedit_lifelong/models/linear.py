@@ -1,8 +1,9 @@
 """Faster linear layers for a few tokens on a CPU.
 
-Training an edit's value multiplies two or three tokens with large matrices, hundreds of times. For so few rows, the
-product that ``nn.Linear`` computes (rows times transposed weight) is several times slower in the CPU's matrix library
-than the transposed product (weight times transposed rows). The results are equal up to rounding.
+Training an edit's value multiplies two or three tokens with large matrices, hundreds of times, and so does each step of
+generation. For so few rows, the product that ``nn.Linear`` computes (rows times transposed weight) is several times
+slower in the CPU's matrix library than the transposed product (weight times transposed rows). The results are equal up
+to rounding.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from torch.nn import functional as F
 from easyedit_lifelong.models.overrides import overridden
 from easyedit_lifelong.models.quantisation import quantised_weight
 
-_MAX_ROWS = 8
-"""Up to this many rows, the transposed product is faster."""
+_MAX_ROWS, _MAX_ROWS_OF_LARGE = 4, 8
+"""Up to this many rows, the transposed product is faster: with any weight, and with a large one."""
+_LARGE = 16_384
+"""The number of outputs from which on a weight is large. Output heads are."""
 
 
 class _FewRowsLinear(torch.autograd.Function):
@@ -41,22 +44,42 @@ class _FewRowsLinear(torch.autograd.Function):
         return (rows @ weight)[: len(grad)], None
 
 
-def few_token_linears(modules: Iterable[nn.Module]) -> contextlib.AbstractContextManager[None]:
-    """Return a context in which the modules' linear layers compute few tokens faster.
+class FewTokenLinears:
+    """Computes few tokens faster in the linear layers of modules, in the contexts of :meth:`active`.
 
     This affects only float32 ``nn.Linear`` layers on the CPU, not subclasses, which may compute more than a product.
     Weights count as constants: only the layers' inputs get gradients.
+
+    Args:
+        modules: the modules. Their weights must not be replaced as long as this object is used.
     """
-    layers = {
-        layer
-        for module in modules
-        for layer in module.modules()
-        if type(layer) is nn.Linear
-        and _is_fast(layer.weight)
-        and quantised_weight(layer) is None
-        and "forward" not in layer.__dict__
-    }
-    return overridden("forward", {layer: _fast_forward(layer) for layer in layers})
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        layers = {
+            layer
+            for module in modules
+            for layer in module.modules()
+            if type(layer) is nn.Linear
+            and _is_fast(layer.weight)
+            and quantised_weight(layer) is None
+            and "forward" not in layer.__dict__
+        }
+        self._forwards = {layer: _fast_forward(layer) for layer in layers}
+
+    @classmethod
+    def for_generation(cls, model: nn.Module) -> FewTokenLinears:
+        """Return those of a model that generates text. A compiled model is not changed: it would be compiled again."""
+        is_compiled = any(part._compiled_call_impl is not None for part in model.modules())
+        return cls([] if is_compiled or isinstance(model, torch._dynamo.OptimizedModule) else [model])
+
+    def active(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which the layers compute few tokens faster."""
+        return overridden("forward", self._forwards)
+
+
+def few_token_linears(modules: Iterable[nn.Module]) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which the modules' linear layers compute few tokens faster; see :class:`FewTokenLinears`."""
+    return FewTokenLinears(modules).active()
 
 
 def _fast_forward(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
@@ -67,16 +90,17 @@ def _fast_forward(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
 def few_rows_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
     """Return the function of a linear layer with constant parameters, which computes few rows faster.
 
-    More than 8 rows, or a weight that is not float32 on a CPU, are computed as by ``nn.Linear``.
+    More rows, or a weight that is not float32 on a CPU, are computed as by ``nn.Linear``.
 
     Args:
         weight: shape ``(outputs, inputs)``.
         bias: shape ``(outputs,)``; None for none.
     """
+    most_rows = _MAX_ROWS if len(weight) < _LARGE else _MAX_ROWS_OF_LARGE
 
     def forward(x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        if len(rows) > _MAX_ROWS or not _is_fast(weight):
+        if len(rows) > most_rows or not _is_fast(weight):
             return F.linear(x, weight, bias)
         out = _FewRowsLinear.apply(rows, weight)
         out = out if bias is None else out + bias

@@ -19,6 +19,7 @@ from torch import Tensor
 from easyedit_lifelong.models.devices import input_device
 from easyedit_lifelong.models.edits_by_row import edits_of_texts
 from easyedit_lifelong.models.encoding import pad_rows
+from easyedit_lifelong.models.linear import FewTokenLinears
 from easyedit_lifelong.models.row_cache import RowCache, prefill
 from easyedit_lifelong.models.windows import Generation
 from easyedit_lifelong.serving.generation import Continuation, Row
@@ -62,6 +63,7 @@ class ContinuousBatch:
         self._waiting: deque[_Answer] = deque()
         self._running: list[_Answer] = []
         self._cache = RowCache()
+        self._linears = FewTokenLinears.for_generation(base)
         self._edits = contextlib.ExitStack()
         self._attached = False
         self._prefills = 0  # since the last decoding pass
@@ -138,7 +140,7 @@ class ContinuousBatch:
         ids, mask = pad_rows(prompts, self._tokenizer.pad_token_id or 0, "left", input_device(self._base))
         for number, answer in enumerate(answers):
             answer.generation = Generation(mask[number : number + 1].bool(), ids[number : number + 1])
-        with self._edits_of(answers):
+        with self._edits_of(answers), self._linears.active():
             logits, cache = prefill(self._base, ids, mask)
         first = len(self._running)
         self._running += answers
@@ -151,7 +153,9 @@ class ContinuousBatch:
             self._edits.enter_context(self._edits_of(self._running))
             self._attached = True
         tokens = torch.tensor([answer.token for answer in self._running], device=input_device(self._base))
-        self._add_tokens(0, self._base(**self._cache.next_pass(tokens)).logits[:, -1])
+        with self._linears.active():
+            logits = self._base(**self._cache.next_pass(tokens)).logits[:, -1]
+        self._add_tokens(0, logits)
 
     def _add_tokens(self, first: int, logits: Tensor) -> None:
         """Choose the next tokens of the running answers, and remove the answers that end.

@@ -22,6 +22,7 @@ from transformers import (
 from easyedit_lifelong.evaluation.stopping import end_tokens
 from easyedit_lifelong.models.devices import input_device
 from easyedit_lifelong.models.encoding import pad_rows
+from easyedit_lifelong.models.linear import FewTokenLinears
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_modes import bare_generation_config, evaluating
 from easyedit_lifelong.models.padding import generation_groups
@@ -46,7 +47,7 @@ def generate_rows(model: Any, tokenizer: Any, rows: Sequence[Row]) -> None:
         pad_token_id=pad,
         eos_token_id=sorted(ends) or None,
     )
-    with evaluating(model), bare_generation_config(model):
+    with evaluating(model), bare_generation_config(model), FewTokenLinears.for_generation(model).active():
         model.generate(
             input_ids=ids,
             attention_mask=mask,

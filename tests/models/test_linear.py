@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from easyedit_lifelong.models.linear import few_token_linears
+from easyedit_lifelong.models.linear import FewTokenLinears, few_token_linears
 from tests.support.thoroughness import examples
 from tests.support.tiny_models import build_model
 
@@ -159,3 +159,25 @@ def test_a_model_gives_the_same_logits_with_few_token_linears(family: str) -> No
     with few_token_linears([model]):
         fast = model(input_ids=ids).logits
     torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4, 5, 8, 9])
+def test_equal_to_a_layer_with_many_outputs(rows: int) -> None:
+    torch.manual_seed(0)
+    _assert_equal_to_the_layer(_layer(outputs=20_000), torch.randn(rows, 24))
+
+
+def test_contexts_of_one_object_follow_each_other(llama: Any) -> None:
+    linears = FewTokenLinears.for_generation(llama)
+    for _ in range(2):
+        with linears.active():
+            assert "model.layers.0.mlp.up_proj" in _patched(llama)
+        assert _patched(llama) == []
+
+
+def test_a_compiled_model_is_not_changed(llama: Any) -> None:
+    with FewTokenLinears.for_generation(torch.compile(llama)).active():
+        assert _patched(llama) == []
+    llama.model.layers[0].compile()
+    with FewTokenLinears.for_generation(llama).active():
+        assert _patched(llama) == []

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from easyedit_lifelong.models.prompt_positions import PositionTracker
 from easyedit_lifelong.serving.batches import open_batch
@@ -168,3 +169,15 @@ def test_edits_in_weights_are_continued_and_hooks_that_do_not_act_by_row_are_not
         live.model.model.layers[0].register_forward_hook(lambda *_: None)
         with open_batch(live, 1, 8) as batch:
             assert isinstance(batch, StaticBatch)
+
+
+def test_the_base_model_is_plain_between_steps(tmp_path: Path) -> None:
+    """Copies of it are made then, and must not have what makes its passes faster."""
+    with live_model(tmp_path) as live:
+        live.add(requests(0), "key")
+        answer = Row(prompts()[0], Sampling(max_tokens=5))
+        with open_batch(live, live.version, 8) as batch:
+            batch.add(answer, live.version)
+            while answer.finish_reason is None:
+                batch.step()
+                assert not [part for part in live.base.modules() if type(part) is nn.Linear and "forward" in vars(part)]

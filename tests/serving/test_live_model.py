@@ -178,7 +178,7 @@ def test_no_edit_computes_statistics_of_the_model_after_the_start(
         live.add(facts[3:], "key")
         live.delete("c3", "key")
         before = live.model
-        with live.present.beside([before]):  # answers run
+        with live.present.answers_running([before]):  # answers run
             live.add([dataclasses.replace(facts[2], case_id="c4")], "key")
         assert live.model is not before
         live.delete("c4", "key")
