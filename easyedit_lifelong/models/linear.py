@@ -44,27 +44,40 @@ class _FewRowsLinear(torch.autograd.Function):
         return (rows @ weight)[: len(grad)], None
 
 
-class FewTokenLinears:
-    """Computes few tokens faster in the linear layers of modules, in the contexts of :meth:`active`.
+class ReplacedForwards:
+    """Replaces ``forward`` of layers in the contexts of :meth:`active`.
+
+    Layers whose ``forward`` something else has replaced (another context, accelerate) keep that one.
+
+    Args:
+        modules: the modules that contain the layers. Their weights must not be replaced as long as this object is used.
+        replacement: returns a layer's new ``forward``; None for a module that is not replaced.
+    """
+
+    def __init__(
+        self, modules: Iterable[nn.Module], replacement: Callable[[nn.Module], Callable[[Tensor], Tensor] | None]
+    ) -> None:
+        parts = {part for module in modules for part in module.modules() if _is_free(part)}
+        found = ((part, replacement(part)) for part in parts)
+        self._forwards = {part: forward for part, forward in found if forward is not None}
+
+    def active(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which the layers have their new ``forward``."""
+        return overridden("forward", {layer: new for layer, new in self._forwards.items() if _is_free(layer)})
+
+
+class FewTokenLinears(ReplacedForwards):
+    """Computes few tokens faster in the linear layers of modules.
 
     This affects only float32 ``nn.Linear`` layers on the CPU, not subclasses, which may compute more than a product.
     Weights count as constants: only the layers' inputs get gradients.
 
     Args:
-        modules: the modules. Their weights must not be replaced as long as this object is used.
+        modules: the modules.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        layers = {
-            layer
-            for module in modules
-            for layer in module.modules()
-            if type(layer) is nn.Linear
-            and _is_fast(layer.weight)
-            and quantised_weight(layer) is None
-            and "forward" not in layer.__dict__
-        }
-        self._forwards = {layer: _fast_forward(layer) for layer in layers}
+        super().__init__(modules, _fast_forward)
 
     @classmethod
     def for_generation(cls, model: nn.Module) -> FewTokenLinears:
@@ -72,19 +85,17 @@ class FewTokenLinears:
         is_compiled = any(part._compiled_call_impl is not None for part in model.modules())
         return cls([] if is_compiled or isinstance(model, torch._dynamo.OptimizedModule) else [model])
 
-    def active(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which the layers compute few tokens faster."""
-        return overridden("forward", self._forwards)
 
-
-def few_token_linears(modules: Iterable[nn.Module]) -> contextlib.AbstractContextManager[None]:
-    """Return a context in which the modules' linear layers compute few tokens faster; see :class:`FewTokenLinears`."""
-    return FewTokenLinears(modules).active()
-
-
-def _fast_forward(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
-    """Return a replacement of a layer's ``forward``."""
+def _fast_forward(layer: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """Return a replacement of a layer's ``forward``; None if the layer is no plain linear layer in float32 on a CPU."""
+    if type(layer) is not nn.Linear or not _is_fast(layer.weight) or quantised_weight(layer) is not None:
+        return None
     return few_rows_linear(layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
+
+
+def _is_free(layer: nn.Module) -> bool:
+    """Return whether nothing has replaced a layer's ``forward``."""
+    return "forward" not in vars(layer)
 
 
 def few_rows_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:

@@ -8,7 +8,6 @@ attention, residual sums, the output head) stays in float32.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from easyedit_lifelong.models.overrides import overridden
+from easyedit_lifelong.models.linear import ReplacedForwards
 from easyedit_lifelong.models.quantisation import quantised_weight
 
 AUTO, BFLOAT16 = "auto", "bfloat16"
@@ -48,42 +47,28 @@ def reduces_products(train_dtype: str | None, device: torch.device) -> bool:
     return any(known.get(name, False) for name in _FAST_ON_CPU)
 
 
-class ReducedProducts:
-    """Computes the linear layers of modules in bfloat16, in the contexts of :meth:`active`.
+class ReducedProducts(ReplacedForwards):
+    """Computes the linear layers of modules in bfloat16.
 
     This affects float32 ``nn.Linear`` layers and GPT-2's ``Conv1D``, not subclasses, which may compute more than a
-    product, and not layers that another context has changed. Weights count as constants: only the layers' inputs get
-    gradients, in bfloat16, too. The weights are rounded once, here, and take half of their own memory again.
+    product. Weights count as constants: only the layers' inputs get gradients, in bfloat16, too. The weights are
+    rounded once, here, and take half of their own memory again.
 
     Args:
-        modules: the modules. Their weights must not change as long as this object is used.
+        modules: the modules.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        layers = {part for module in modules for part in module.modules() if _can_reduce(part) and _is_free(part)}
-        self._forwards = {layer: _reduced_forward(layer) for layer in layers}
-
-    def active(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which the layers compute in bfloat16."""
-        return overridden("forward", {layer: self._forwards[layer] for layer in self._forwards if _is_free(layer)})
+        super().__init__(modules, _reduced_forward)
 
 
-def _can_reduce(layer: nn.Module) -> bool:
-    """Return whether a layer is a plain product with a float32 weight whose values are at hand."""
+def _reduced_forward(layer: Any) -> Callable[[Tensor], Tensor] | None:
+    """Return a replacement of a layer's ``forward``; None if the layer is no plain product with a float32 weight."""
     if type(layer) is not nn.Linear and type(layer) is not Conv1D:
-        return False
-    weight = layer.weight
-    return weight.dtype == torch.float32 and weight.device.type != "meta" and quantised_weight(layer) is None
-
-
-def _is_free(layer: nn.Module) -> bool:
-    """Return whether nothing else (another context, accelerate) has replaced a layer's ``forward``."""
-    return "forward" not in vars(layer)
-
-
-def _reduced_forward(layer: Any) -> Callable[[Tensor], Tensor]:
-    """Return a replacement of a layer's ``forward``."""
+        return None
     weight = layer.weight.detach()
+    if weight.dtype != torch.float32 or weight.device.type == "meta" or quantised_weight(layer) is not None:
+        return None
     weight = (weight.t() if type(layer) is Conv1D else weight).to(torch.bfloat16).contiguous()
     bias = None if layer.bias is None else layer.bias.detach()
 

@@ -58,4 +58,4 @@ ONE_OF_SEVERAL = FolderAdvice(
     resume="give the same command again, which continues this run",
     begin_again="delete this folder and give the same command again",
 )
-"""For a command that runs several runs, each in a folder of its own, and continues them when it is given again."""
+"""For a command with several runs, each in its own folder. The same command, given again, continues them."""

@@ -66,7 +66,7 @@ class Plan:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the folder holds this run, interrupted, and it can't be resumed. While the run goes on, it counts."""
+        """Whether the folder holds this run without its end, and the run can't be resumed."""
         if self.out is None or self.resumable:
             return False
         folder = expanded_path(self.out, RunError)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from easyedit_lifelong.models.linear import FewTokenLinears, few_token_linears
+from easyedit_lifelong.models.linear import FewTokenLinears
 from tests.support.thoroughness import examples
 from tests.support.tiny_models import build_model
 
@@ -25,7 +25,7 @@ def outputs_and_gradients(layer: nn.Linear, x: torch.Tensor) -> list[tuple[torch
     results = []
     for modules in ([], [layer]):
         inputs = x.detach().clone().requires_grad_(True)
-        with few_token_linears(modules):
+        with FewTokenLinears(modules).active():
             out = layer(inputs)
             weights = torch.linspace(-1, 1, out.numel()).view_as(out)
             (grad,) = torch.autograd.grad((out * weights).sum(), inputs)
@@ -73,7 +73,7 @@ def test_equal_to_the_layer_for_any_size(rows: int, inputs: int, outputs: int, b
 
 def test_only_the_input_receives_a_gradient() -> None:
     layer, x = _layer(), torch.randn(2, 24, requires_grad=True)
-    with few_token_linears([layer]):
+    with FewTokenLinears([layer]).active():
         layer(x).sum().backward()
         layer(torch.randn(12, 24, requires_grad=True)).sum().backward()
     assert x.grad is not None
@@ -85,7 +85,7 @@ def test_the_layers_hooks_still_run() -> None:
     layer, calls = _layer(), []
     layer.register_forward_hook(lambda *_: calls.append("after"))
     layer.register_forward_pre_hook(lambda *_: calls.append("before"))
-    with few_token_linears([layer]):
+    with FewTokenLinears([layer]).active():
         layer(torch.randn(2, 24))
     assert calls == ["before", "after"]
 
@@ -104,7 +104,7 @@ def test_modules_other_than_plain_float32_linears_are_left_unchanged() -> None:
     patched.forward = lambda x: x  # type: ignore[method-assign]
     x = torch.randn(2, 24)
     outputs = [subclass(x), half(x.bfloat16()), double(x.double())]
-    with few_token_linears([nn.ModuleList([subclass, half, double, patched])]):
+    with FewTokenLinears([nn.ModuleList([subclass, half, double, patched])]).active():
         inside = [subclass(x), half(x.bfloat16()), double(x.double())]
         assert patched(x) is x
     assert all(torch.equal(a, b) for a, b in zip(outputs, inside, strict=True))
@@ -116,7 +116,7 @@ def _patched(model: nn.Module) -> list[str]:
 
 
 def test_every_linear_of_the_modules_is_replaced_and_then_restored(llama: Any) -> None:
-    with few_token_linears([llama.model.layers[3], llama.lm_head]):
+    with FewTokenLinears([llama.model.layers[3], llama.lm_head]).active():
         inside = _patched(llama)
     assert {path.rpartition(".")[2] for path in inside} == {
         "q_proj",
@@ -137,7 +137,7 @@ def test_linears_are_restored_after_an_exception(llama: Any) -> None:
         pass
 
     patched: list[str] = []
-    with pytest.raises(Interrupt), few_token_linears([llama]):  # noqa: PT012
+    with pytest.raises(Interrupt), FewTokenLinears([llama]).active():  # noqa: PT012
         patched = _patched(llama)
         raise Interrupt
     assert patched
@@ -146,8 +146,8 @@ def test_linears_are_restored_after_an_exception(llama: Any) -> None:
 
 def test_contexts_nest_and_a_layer_may_be_given_twice() -> None:
     layer, x = _layer(), torch.randn(2, 24)
-    with few_token_linears([layer, layer]):
-        with few_token_linears([layer]):
+    with FewTokenLinears([layer, layer]).active():
+        with FewTokenLinears([layer]).active():
             layer(x)
         assert "forward" in layer.__dict__, "the inner context restored the layer for the outer one"
     assert "forward" not in layer.__dict__
@@ -156,7 +156,7 @@ def test_contexts_nest_and_a_layer_may_be_given_twice() -> None:
 def test_a_model_gives_the_same_logits_with_few_token_linears(family: str) -> None:
     model, ids = build_model(family), torch.tensor([[5, 6, 7]])
     plain = model(input_ids=ids).logits
-    with few_token_linears([model]):
+    with FewTokenLinears([model]).active():
         fast = model(input_ids=ids).logits
     torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-3)
 

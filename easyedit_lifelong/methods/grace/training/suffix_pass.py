@@ -24,7 +24,7 @@ from easyedit_lifelong.methods.grace.training.likely_tokens import LikelyTokens,
 from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
 from easyedit_lifelong.models.anatomy import Anatomy
 from easyedit_lifelong.models.encoding import IGNORED, EncodedPair, pad_rows
-from easyedit_lifelong.models.linear import few_token_linears
+from easyedit_lifelong.models.linear import FewTokenLinears
 from easyedit_lifelong.models.partial_pass import FrozenPrefix, hidden_of, with_hidden
 from easyedit_lifelong.models.prompt_positions import full_prompt_layers
 from easyedit_lifelong.models.reduced_products import ReducedProducts
@@ -82,6 +82,7 @@ class SuffixPass(ValuePass):
         )
         self._runner, self._n_logits = runner, right.shape[1] + 1
         self._above, self._head = above, anatomy.head if anatomy and blocks else None
+        self._few_tokens = FewTokenLinears(above if self._head is None else [*above, self._head])
         self._likely: LikelyTokens | None = None
         self._products: ReducedProducts | None = None
         self._ids, self._mask = torch.cat([left, right], dim=1), torch.cat([left_mask, right_mask], dim=1)
@@ -150,8 +151,7 @@ class SuffixPass(ValuePass):
     @contextlib.contextmanager
     def _reusing_constants(self) -> Iterator[None]:
         restricting = contextlib.nullcontext() if self._likely is None else self._likely.restricting_head()
-        modules = self._above if self._head is None else [*self._above, self._head]
-        with super()._reusing_constants(), restricting, self._rounding(), few_token_linears(modules):
+        with super()._reusing_constants(), restricting, self._rounding(), self._few_tokens.active():
             yield
 
     def _rounding(self) -> contextlib.AbstractContextManager[None]:
