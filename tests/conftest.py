@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def family(request: pytest.FixtureRequest) -> str:
     """Each model family."""
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def _same_working_folder() -> Iterator[None]:
+    """Fail a test that leaves this process in another folder, where the processes of later tests find no tests."""
+    before = Path.cwd()
+    yield
+    after = Path.cwd()
+    os.chdir(before)
+    assert after == before
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.errors import RunError, reason_of
 from easyedit_lifelong.runs.sweep.launcher import POLL_SECONDS, CellEnd, Ends
 from easyedit_lifelong.runs.sweep.ray_resources import RayResources
 from easyedit_lifelong.runs.sweep.run_cell import CellJob, RunCell, outcome_of, run_cell
@@ -137,5 +137,7 @@ def _failure(ray: Any, reference: Any) -> str | None:
     """Return why a cell failed; None if it is finished."""
     try:
         return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:  # before the cell began, since outcome_of catches its errors
+        return f"its Ray worker failed: {reason_of(error.cause)}"
     except ray.exceptions.RayError as error:
         return f"its Ray worker failed: {str(error).strip().splitlines()[0]}"

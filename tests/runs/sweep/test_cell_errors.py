@@ -23,6 +23,7 @@ BEGINS_AGAIN = "elete this folder; the same command then begins this run again."
 def test_reasons_of_a_cell_say_what_to_do_in_a_sweep(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # as the process of a cell does; the end of this test returns
     job = cell_job(tmp_path, checkpoint, "cell")
     config, append = job.folder / "config.yaml", run_folder.append_durably
 

@@ -10,7 +10,7 @@ import pytest
 
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.runs.sweep.launcher import CellEnd
-from easyedit_lifelong.runs.sweep.ray_launcher import RayLauncher, _check_enough
+from easyedit_lifelong.runs.sweep.ray_launcher import RayLauncher, _check_enough, _failure
 from easyedit_lifelong.runs.sweep.ray_resources import RayResources
 from tests.support.sweep_jobs import KILLED, assert_equal_runs, cell_job, kill_once
 
@@ -49,6 +49,27 @@ def test_a_cell_whose_worker_is_killed_is_started_again_and_resumes(
     assert (tmp_path / f"{KILLED}-before").exists()
     for job in jobs:
         assert_equal_runs(job.folder, whole_run)
+
+
+def test_the_reason_of_a_lost_cell_names_what_its_worker_raised() -> None:
+    """Such an error is raised before the cell begins. Ray's own message starts with the worker, in colour."""
+
+    class RayError(Exception):
+        pass
+
+    class RayTaskError(RayError):
+        cause = ModuleNotFoundError("No module named 'my_plugin'")
+
+    def failure(error: RayError) -> str | None:
+        def get(reference: object) -> None:
+            raise error
+
+        exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
+        return _failure(SimpleNamespace(get=get, exceptions=exceptions), object())
+
+    of_task = failure(RayTaskError("\x1b[36mray::cell()\x1b[39m (pid=1)\n  File ...\nModuleNotFoundError: ..."))
+    assert of_task == "its Ray worker failed: ModuleNotFoundError: No module named 'my_plugin'"
+    assert failure(RayError("\nThe node died.\nMore ...")) == "its Ray worker failed: The node died."
 
 
 def ray_with(*nodes: dict[str, float]) -> SimpleNamespace:
