@@ -8,7 +8,9 @@ from typing import Any
 from easyedit_lifelong.commands.options.rescore import DEFAULT_OUT
 from easyedit_lifelong.commands.run_session import load_model_for, show_result
 from easyedit_lifelong.commands.run_settings import harness_tasks
+from easyedit_lifelong.evaluation.answer_count import counted_by
 from easyedit_lifelong.plurals import counted
+from easyedit_lifelong.reporting.progress import count_progress
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.experiment import Data
 from easyedit_lifelong.runs.rescore import rescore
@@ -53,5 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         highlight=False,
     )
     model, tokenizer = load_model_for(rescoring.plan.hparams)
-    show_result(console, rescore(rescoring, model, tokenizer), out)
+    with count_progress(console, "scoring") as progress, counted_by(progress):
+        result = rescore(rescoring, model, tokenizer)
+    show_result(console, result, out)
     return 0

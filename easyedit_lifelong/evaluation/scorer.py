@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, StoppingCriteriaList
 
+from easyedit_lifelong.evaluation.answer_count import AnswerCount
 from easyedit_lifelong.evaluation.stopping import StopEachRow, end_tokens
 from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer, forced_answer, key_of, shared_rows
 from easyedit_lifelong.evaluation.tree_scoring import TreeScorer
@@ -95,14 +96,15 @@ class Scorer:
         """
         pairs = [self.encode(prompt, answer) for prompt, answer in questions]
         rows = shared_rows(pairs)
-        head = self._head(model)
+        head, count = self._head(model), AnswerCount(sum(map(len, rows)))
         with evaluating(model):
             trees = TreeScorer(model, head, self._pad, self.tokens_per_batch)
-            answers, rows = trees.score(rows)
+            answers, rows = trees.score(rows, count)
             for batch in batches_by_length([row[0].length for row in rows], self.tokens_per_batch):
                 for part in self._parts_of_batch(model, [rows[i] for i in batch]):
                     keys = [key_of(pair) for row in part for pair in row]
                     answers.update(zip(keys, self._forced_batch(model, part, head), strict=True))
+                    count.add(len(keys))
         return [answers[key_of(pair)] for pair in pairs]
 
     def _parts_of_batch(
@@ -173,6 +175,7 @@ class Scorer:
             # Nothing is predicted after the last token, so n tokens need n - 1 positions after the prompt.
             limits = [min(limit, context + 1 - len(tokens)) for tokens, limit in zip(encoded, limits, strict=True)]
         ends, start_arguments = end_tokens(model, self.tokenizer), self._start_arguments(model)
+        count = AnswerCount(len(prompts))
         drops_rows = is_complete is not None and sampling is None and can_drop_rows(model)
         with evaluating(model), bare_generation_config(model), FewTokenLinears.for_generation(model).active():
             for batch in self._unpadded_batches(model, encoded, limits, context):
@@ -200,6 +203,7 @@ class Scorer:
                     length = limits[index] if stop is None else stop.lengths.get(row, limits[index])
                     answer = itertools.takewhile(lambda token: token not in ends, new[:length])
                     texts[index] = self.tokenizer.decode(list(answer), skip_special_tokens=True)
+                count.add(len(batch))
         return texts
 
     def _head(self, model: Any) -> nn.Module | None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from easyedit_lifelong.data.joiners import joiner_of, joiners_by_prompt, with_joiner
 from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.evaluation.answer_count import AnswerCount
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer, forced_answer
 from easyedit_lifelong.models.devices import input_device
@@ -124,7 +125,7 @@ class LabelScorer(EncoderScorer):
         """Return the name of the label that the model gives each prompt; the last three arguments have no effect."""
         names = label_names(model)
         rows = [self.encode(prompt, names[0]).prompt for prompt in prompts]
-        labels = [""] * len(rows)
+        labels, count = [""] * len(rows), AnswerCount(len(rows))
         with evaluating(model):
             for batch in batches_by_length([len(row) for row in rows], self.tokens_per_batch):
                 for group in unpadded_groups(model, [len(rows[i]) for i in batch]):
@@ -133,4 +134,5 @@ class LabelScorer(EncoderScorer):
                     predicted = model(input_ids=ids, attention_mask=mask).logits.argmax(dim=-1)
                     for i, label in zip(part, predicted.tolist(), strict=True):
                         labels[i] = names[label]
+                    count.add(len(part))
         return labels

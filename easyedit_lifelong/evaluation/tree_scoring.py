@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from easyedit_lifelong.evaluation.answer_count import AnswerCount
 from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer, PairKey, forced_answer, key_of
 from easyedit_lifelong.models.encoding import EncodedPair, batches_by_length
 from easyedit_lifelong.models.partial_pass import head_at_positions
@@ -39,8 +40,12 @@ class TreeScorer:
     pad: int
     tokens_per_batch: int
 
-    def score(self, rows: Rows) -> tuple[dict[PairKey, ForcedAnswer], Rows]:
+    def score(self, rows: Rows, count: AnswerCount) -> tuple[dict[PairKey, ForcedAnswer], Rows]:
         """Score the questions of rows in trees.
+
+        Args:
+            rows: the rows.
+            count: counts the answers.
 
         Returns:
             The answers; and the rows that must be scored separately.
@@ -61,6 +66,7 @@ class TreeScorer:
                 by_tree[tree].append((pair, path))
             for batch in batches_by_length(tree_widths, self.tokens_per_batch):
                 answers.update(self._score_batch([trees[n] for n in batch], [by_tree[n] for n in batch]))
+                count.add(sum(len(by_tree[n]) for n in batch))
             rows = [row for row in rows if row[0].length > width // 2]
         return answers, rows
 

@@ -41,7 +41,7 @@ class EditProgress:
     def __init__(self, console: Console, total: int, bar: Bar | None) -> None:
         self.console, self.total, self._bar = console, total, bar
         self._task = bar.add_task("editing", total=total, scores="") if bar else None
-        self._preparing_task = bar.add_task("preparing", total=1, scores="", visible=False) if bar else None
+        self._part_task = bar.add_task("", total=1, scores="", visible=False) if bar else None
         self._last_line_at = self._started_at = time.monotonic()
         self._done_at_start: int | None = None
         self._seconds: deque[float] = deque(maxlen=25)
@@ -51,11 +51,19 @@ class EditProgress:
 
     def prepared(self, done: int, total: int) -> None:
         """Show the progress of the method's preparation before its first edit."""
-        if self._bar is not None and self._preparing_task is not None:
-            self._bar.update(self._preparing_task, completed=done, total=total, visible=done < total)
+        self._show_part("preparing", done, total, "tokens")
+
+    def scoring(self, done: int, total: int) -> None:
+        """Show how many answers of a scoring are computed."""
+        self._show_part("scoring", done, total, "answers")
+
+    def _show_part(self, name: str, done: int, total: int, unit: str) -> None:
+        """Show the progress of what is done between edits, until it is done."""
+        if self._bar is not None and self._part_task is not None:
+            self._bar.update(self._part_task, description=name, completed=done, total=total, visible=done < total)
         elif done < total and time.monotonic() - self._last_line_at > SECONDS_BETWEEN_LINES:
             self._last_line_at = time.monotonic()
-            self.console.print(f"preparing: {done}/{total} tokens", highlight=False)
+            self.console.print(f"{name}: {done}/{total} {unit}", highlight=False)
 
     def edited(self, done: int, scores: Mapping[str, float]) -> None:
         """Show that ``done`` requests were processed, with the latest scores."""
@@ -180,7 +188,7 @@ def count_progress(console: Console, description: str) -> Iterator[Callable[[int
             nonlocal last_line_at
             if done < total and time.monotonic() - last_line_at > SECONDS_BETWEEN_LINES:
                 last_line_at = time.monotonic()
-                console.print(f"{done}/{total}", highlight=False)
+                console.print(f"{description}: {done}/{total}", highlight=False, markup=False)
 
         yield print_count
         return

@@ -10,6 +10,7 @@ from typing import Any
 
 from easyedit_lifelong.data.joiners import joiner_of
 from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.evaluation.answer_count import counted_by
 from easyedit_lifelong.evaluation.carry_over import CarryOver
 from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
@@ -107,6 +108,7 @@ def execute(
         folder = _open_folder(plan, config)
         if folder is not None:
             stack.callback(folder.close)
+        stack.enter_context(counted_by(getattr(progress, "scoring", None)))
         began = time.perf_counter()
         board = make_scoreboard(plan, model, scorer, checked, unedited_answers=unedited_answers)
         harness = HarnessResults(plan.experiment.lm_eval, folder, resume=plan.resume)

@@ -14,9 +14,10 @@ from easyedit_lifelong.evaluation.metrics import METRICS, mean
 class Progress(Protocol):
     """Receives what a run reports while it works; a progress display implements it.
 
-    Three methods are optional. ``prepared(done, total)`` receives how much of the editing method's preparation is
-    done. ``journaled(entry)`` and ``scored(entry)`` receive every new line of the journal and of ``metrics.jsonl``;
-    they are called before :meth:`edited`.
+    Four methods are optional. ``prepared(done, total)`` receives how much of the editing method's preparation is
+    done, and ``scoring(done, total)`` how many answers of a scoring are computed. ``journaled(entry)`` and
+    ``scored(entry)`` receive every new line of the journal and of ``metrics.jsonl``; they are called before
+    :meth:`edited`.
     """
 
     def edited(self, done: int, scores: Mapping[str, float]) -> None:

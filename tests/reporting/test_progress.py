@@ -12,7 +12,7 @@ from rich.console import Console
 
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.reporting import progress as progress_module
-from easyedit_lifelong.reporting.progress import EditProgress, edit_progress
+from easyedit_lifelong.reporting.progress import EditProgress, count_progress, edit_progress
 from easyedit_lifelong.runs.api import run_lifelong
 from tests.support.tiny_models import FAMILIES
 
@@ -75,6 +75,27 @@ def test_a_log_file_gets_a_line_about_every_30_seconds(monkeypatch: pytest.Monke
     assert lines[0] == "16/100 edits  ES 1.000  0.25 s an edit (median)  about 3 min left"
     assert lines[-1] == "100/100 edits  ES 1.000  0.25 s an edit (median)"
     assert len(lines) == 7
+
+
+def test_a_log_file_gets_lines_while_answers_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])
+    console = Console(width=100, record=True, file=io.StringIO())
+    with edit_progress(console, 1000) as progress, count_progress(console, "scoring [b]") as count:
+        for done in range(10, 110, 10):
+            clock[0] += 9.0
+            progress.scoring(done, 100)
+        count(50, 100)
+        count(100, 100)
+    assert console.export_text() == "scoring: 40/100 answers\nscoring: 80/100 answers\nscoring [b]: 50/100\n"
+
+
+def test_a_terminal_shows_a_scoring_until_it_is_done() -> None:
+    with edit_progress(_terminal(), 10) as progress:
+        progress.scoring(30, 120)
+        assert "scoring" in _text_of(progress) and "30/120" in _text_of(progress)
+        progress.scoring(120, 120)
+        assert "scoring" not in _text_of(progress)
 
 
 def test_the_remaining_time_of_a_resumed_run_ignores_earlier_edits(monkeypatch: pytest.MonkeyPatch) -> None:
