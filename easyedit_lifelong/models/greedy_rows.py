@@ -42,7 +42,7 @@ def generate_rows(model: Any, ids: Tensor, mask: Tensor, stop: Stop) -> list[lis
     logits, prompts = prefill(model, ids, mask)
     cache.add_rows(prompts, mask.sum(dim=1).tolist())
     while True:
-        tokens = logits.argmax(dim=-1)
+        tokens = logits[:, -1].argmax(dim=-1)
         kept = []
         for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
             new[row].append(token)
@@ -53,4 +53,4 @@ def generate_rows(model: Any, ids: Tensor, mask: Tensor, stop: Stop) -> list[lis
         if len(kept) < len(rows):
             rows, tokens = [rows[place] for place in kept], tokens[kept]
             cache.keep_rows(kept)
-        logits = model(**cache.next_pass(tokens)).logits[:, -1]
+        logits = model(**cache.next_pass(tokens)).logits

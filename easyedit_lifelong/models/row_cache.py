@@ -67,19 +67,20 @@ def can_cache_rows(model: Any) -> bool:
     return _RESULTS[model]
 
 
-def prefill(model: Any, ids: Tensor, mask: Tensor) -> tuple[Tensor, DynamicCache]:
+def prefill(model: Any, ids: Tensor, mask: Tensor, keep: int = 1) -> tuple[Tensor, DynamicCache]:
     """Run a model on prompts.
 
     Args:
         model: a model for which :func:`can_cache_rows` is true.
         ids: the tokens of the prompts, padded on the left, shape ``(prompts, columns)``.
         mask: which columns hold tokens, same shape.
+        keep: the number of columns, from the last one back, whose next tokens are predicted.
 
     Returns:
-        The logits of each prompt's next token, shape ``(prompts, vocabulary)``, and the keys and values.
+        The logits of the next tokens, shape ``(prompts, keep, vocabulary)``, and the keys and values.
     """
     cache = DynamicCache()
-    only_last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    only_last = {"logits_to_keep": keep} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     output = model(
         input_ids=ids,
         attention_mask=mask,
@@ -88,7 +89,7 @@ def prefill(model: Any, ids: Tensor, mask: Tensor) -> tuple[Tensor, DynamicCache
         use_cache=True,
         **only_last,
     )
-    return output.logits[:, -1], cache
+    return output.logits[:, -keep:], cache
 
 
 class RowCache:
@@ -169,7 +170,7 @@ def _try_rows(model: Any) -> bool:
     with without_hooks(model), evaluating(model):
         device = input_device(model)
         try:
-            alone = [prefill(model, *pad_rows([row], 0, "left", device))[0][0] for row in rows]
+            alone = [prefill(model, *pad_rows([row], 0, "left", device))[0][0, -1] for row in rows]
             cache = RowCache()
             for part, lengths in ((rows[:2], _TRIAL_LENGTHS[:2]), (rows[2:], _TRIAL_LENGTHS[2:])):
                 prompts = [row[:length] for row, length in zip(part, lengths, strict=True)]

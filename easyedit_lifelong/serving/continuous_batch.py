@@ -145,7 +145,7 @@ class ContinuousBatch:
         first = len(self._running)
         self._running += answers
         self._cache.add_rows(cache, [len(prompt) for prompt in prompts])
-        self._add_tokens(first, logits)
+        self._add_tokens(first, logits[:, -1])
 
     def _decode(self) -> None:
         """Read the latest token of each running answer, and choose the next ones."""

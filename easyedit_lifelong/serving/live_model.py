@@ -22,6 +22,8 @@ from easyedit_lifelong.methods.shared.editors import without_edits
 from easyedit_lifelong.models.edits_by_row import edits_by_row
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
+from easyedit_lifelong.models.plain_models import is_plain
+from easyedit_lifelong.models.row_cache import can_cache_rows
 from easyedit_lifelong.models.shared_weights import copy_sharing_weights
 from easyedit_lifelong.serving.earlier_versions import EarlierVersions
 from easyedit_lifelong.serving.edit_errors import NoSuchEditError, NotRemovableError
@@ -119,6 +121,12 @@ class LiveModel:
         """Whether one batch can have rows of different versions."""
         return self._method.edits_by_row and not self._hparams.writes_weights
 
+    @property
+    def _caches_rows(self) -> bool:
+        """Whether the keys and values of texts of the present model can be kept while it generates."""
+        edits_allow = self.mixes_versions or is_plain(self.model)
+        return edits_allow and can_cache_rows(self.base)
+
     def can_change_while_running(self, running: Collection[Any]) -> bool:
         """Return whether the edits can be changed between two passes of answers that run on these models.
 
@@ -180,8 +188,8 @@ class LiveModel:
         state = self.log.present.state or self.log.new_state()
         try:
             self._apply(requests)
-            answered = self._recent.measure([*recent, *new])
-            texts = self._measured.texts(self.model, new)
+            texts, known = self._measured.texts(self.model, new, in_one_pass=self._caches_rows)
+            answered = self._recent.measure([*recent, *new], known)
             entries = [entry_of(r, answered[str(r.case_id)], text) for r, text in zip(requests, texts, strict=True)]
             self._state.save(self.model, self.log.state_folder(state), fingerprint=self._fingerprint)
             version = self.log.record_edits(entries, who, state)

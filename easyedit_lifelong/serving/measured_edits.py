@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.evaluation.stopping import end_tokens
 from easyedit_lifelong.methods.shared.editors import internal_pass
-from easyedit_lifelong.models.encoding import EncodedPair
+from easyedit_lifelong.models.encoding import EncodedPair, encode_text
+from easyedit_lifelong.models.expected_answer import text_with_answer
+from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.serving.edit_log import Version
 
 _FURTHER_TOKENS = 3
@@ -78,12 +82,37 @@ class MeasuredEdits:
         scorer = self._scorer_for(edits)
         return [scorer.encode(edit.prompt, edit.target) for edit in edits]
 
-    def texts(self, model: Any, edits: Sequence[MeasuredEdit]) -> list[str]:
-        """Return what a model generates after the prompt of each edit."""
+    def texts(
+        self, model: Any, edits: Sequence[MeasuredEdit], *, in_one_pass: bool
+    ) -> tuple[list[str], dict[str, bool]]:
+        """Return what a model generates after the prompt of each edit, and which edits are known to be answered by it.
+
+        Args:
+            model: the model.
+            edits: the edits.
+            in_one_pass: whether :func:`.text_with_answer` can run the model. It does so for a single edit; if it finds
+                the target, :meth:`answered` need not ask for it.
+        """
+        if in_one_pass and len(edits) == 1 and (text := self._text_with_target(model, edits[0])) is not None:
+            return [text], {edits[0].id: True}
         scorer = self._scorer_for(edits)
         lengths = [scorer.answer_tokens(edit.prompt, edit.target) + _FURTHER_TOKENS for edit in edits]
         with internal_pass(model):
-            return scorer.generate(model, [edit.prompt for edit in edits], lengths)
+            return scorer.generate(model, [edit.prompt for edit in edits], lengths), {}
+
+    def _text_with_target(self, model: Any, edit: MeasuredEdit) -> str | None:
+        """Return what a model generates after an edit's prompt; None if it does not give the target."""
+        pair, context = self._scorer_for([edit]).encode(edit.prompt, edit.target), context_length(model)
+        fits = context is None or pair.length + _FURTHER_TOKENS <= context
+        if not fits or pair.prompt != encode_text(self._tokenizer, edit.prompt):
+            return None
+        ends = end_tokens(model, self._tokenizer)
+        with internal_pass(model):
+            tokens = text_with_answer(model, pair.prompt, pair.target, _FURTHER_TOKENS, ends)
+        if tokens is None:
+            return None
+        shown = itertools.takewhile(lambda token: token not in ends, tokens)
+        return self._tokenizer.decode(list(shown), skip_special_tokens=True)
 
     def _scorer_for(self, edits: Sequence[MeasuredEdit]) -> Scorer:
         """Return a scorer with the joiners of edits."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from easyedit_lifelong.methods.base import EditMethod
@@ -40,15 +40,25 @@ class RecentEdits:
             self.measure(edits)
         return {edit.id: self._given[edit.id][1] for edit in edits}
 
-    def measure(self, edits: Sequence[MeasuredEdit]) -> dict[str, bool]:
-        """Return the same after the model has changed. Only these edits are known afterwards."""
+    def measure(self, edits: Sequence[MeasuredEdit], known: Mapping[str, bool] | None = None) -> dict[str, bool]:
+        """Return the same after the model has changed. Only these edits are known afterwards.
+
+        Args:
+            edits: the edits.
+            known: what the changed model gives, where that is known already.
+        """
+        known = known or {}
         self._watch(edits)
         acting = {edit.id: self._watches[edit.id]() for edit in edits}
-        changed = [edit for edit in edits if edit.id not in self._given or self._given[edit.id][0] != acting[edit.id]]
-        answered = self._measured.answered(self._model, changed)
-        known = {name: given for name, (_, given) in self._given.items()} | answered
-        self._given = {edit.id: (acting[edit.id], known[edit.id]) for edit in edits}
-        return {edit.id: known[edit.id] for edit in edits}
+        changed = [edit for edit in edits if edit.id not in known and self._has_changed(edit, acting[edit.id])]
+        answered = self._measured.answered(self._model, changed) if changed else {}
+        given = {name: given for name, (_, given) in self._given.items()} | answered | dict(known)
+        self._given = {edit.id: (acting[edit.id], given[edit.id]) for edit in edits}
+        return {edit.id: given[edit.id] for edit in edits}
+
+    def _has_changed(self, edit: MeasuredEdit, acting: Hashable) -> bool:
+        """Return whether the answer to an edit's prompt is not known, or can have changed since it was measured."""
+        return edit.id not in self._given or self._given[edit.id][0] != acting
 
     def forget(self) -> None:
         """Forget what was measured: the model has changed and was not measured."""
