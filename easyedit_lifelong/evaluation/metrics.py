@@ -139,6 +139,12 @@ _SPECS = (
         "locality", _FORCED, "share of tokens chosen as the unedited model chooses, locality prompts", _KEPT, _EASYEDIT
     ),
     MetricSpec(
+        "locality_other_subjects",
+        _FORCED,
+        "locality on prompts that name no subject of another edit; present if some do",
+        _KEPT,
+    ),
+    MetricSpec(
         "relation_specificity",
         _FORCED,
         "share of tokens chosen as the unedited model chooses, prompts about "

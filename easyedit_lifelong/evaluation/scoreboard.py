@@ -11,6 +11,7 @@ from easyedit_lifelong.data.requested_rewrites import MULTI_HOP
 from easyedit_lifelong.evaluation.answer_matching import Generation
 from easyedit_lifelong.evaluation.averages import RequestScores, Scores, averages, averages_with_intervals
 from easyedit_lifelong.evaluation.carry_over import CARRY_OVER, CarryOver
+from easyedit_lifelong.evaluation.edited_subjects import EditedSubjects
 from easyedit_lifelong.evaluation.generated_answers import GeneratedAnswers
 from easyedit_lifelong.evaluation.multiple_choice import (
     BY_SUBJECT,
@@ -133,6 +134,7 @@ class Scoreboard:
         *,
         thorough: bool = False,
         skipped: Sequence[EditRequest] = (),
+        edited: Sequence[EditRequest] | None = None,
     ) -> Scores:
         """Return the teacher-forced scores of past edits, and of the answers that they must not change.
 
@@ -143,8 +145,10 @@ class Scoreboard:
                 held-out text, and the accuracy on multiple-choice questions. If answers have several tokens, ROME's
                 scores about double the cost.
             skipped: requests that were skipped because the model gave their target without an edit; they count in ARR.
+            edited: the requests of all past edits, if ``requests`` is a sample of them.
         """
         by_request, by_other_question = self._score_questions(model, requests, thorough, skipped)
+        _add_locality_of_other_subjects(by_request, requests, requests if edited is None else edited)
         scores = averages_with_intervals(by_request)
         scores = scores.renamed({"reliability": "ERR"}) | scores | averages_with_intervals(by_other_question)
         scores |= averages_with_intervals([{"ARR": entry["ARR"]} for entry in [*by_request, *by_other_question]])
@@ -262,6 +266,27 @@ class Scoreboard:
     def _accurate(self, questions: Iterable[Question], answers: Mapping[Question, ForcedAnswer]) -> list[float]:
         """Return the accuracy on each question that the unedited model answers correctly (ARR)."""
         return [answers[question].accuracy for question in questions if self.unedited[question].exact]
+
+
+def _add_locality_of_other_subjects(
+    scores: Sequence[RequestScores], requests: Sequence[EditRequest], edited: Sequence[EditRequest]
+) -> None:
+    """Add ``locality_other_subjects`` to the scores of each request, if some locality prompt names an edited subject.
+
+    Args:
+        scores: the scores of each request, which have ``locality``.
+        requests: the requests.
+        edited: the requests of all edits.
+    """
+    subjects = EditedSubjects(edited)
+    named = [
+        [subjects.named_by(prompt, request) for prompt, _ in Questions.about([request]).locality]
+        for request in requests
+    ]
+    if any(map(any, named)):
+        for of_request, are_named in zip(scores, named, strict=True):
+            values = zip(of_request["locality"], are_named, strict=True)
+            of_request["locality_other_subjects"] = [value for value, is_named in values if not is_named]
 
 
 def edit_success_of(scores: RequestScores) -> dict[str, float]:

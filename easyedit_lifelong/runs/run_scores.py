@@ -60,7 +60,7 @@ def score_all(
     scored = sample_of(state.attempted, sample, seed)
     scores = edit_success(state)
     skipped = _skipped_requests(state, board, sample, seed)
-    scores |= board.score(state.model, scored, thorough=thorough, skipped=skipped)
+    scores |= board.score(state.model, scored, thorough=thorough, skipped=skipped, edited=state.attempted)
     outputs: list[Generation] = []
     if thorough and generate and scored:
         generated, outputs = board.score_generation(state.model, scored)

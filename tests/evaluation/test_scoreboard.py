@@ -46,6 +46,20 @@ def test_portability_before_is_scored_on_the_unedited_model(model: TableModel) -
     assert "portability_before" not in board.before([]).values
 
 
+def test_locality_without_prompts_that_name_the_subject_of_another_edit(model: TableModel) -> None:
+    """The edit of Peru rightly changes an answer, "London city", of a locality prompt of the edit of France."""
+    france = replace(FRANCE, subject="France")
+    peru = EditRequest("pe", "the capital of Peru is", "bird", subject="PERU")
+    board = Scoreboard(Scorer(model.tokenizer), model, [france, peru], [])
+    model.learn("the capital of Peru is", "bird")
+    for edited in ([france, peru], None):
+        scores = board.score(model, [france, peru], edited=edited).values
+        assert scores["locality"] == 0.75 and scores["locality_other_subjects"] == 1.0
+    of_sample = board.score(model, [france], edited=[france, peru]).values
+    assert of_sample["locality_other_subjects"] == 1.0
+    assert "locality_other_subjects" not in board.score(model, [france]).values
+
+
 def test_scores_of_the_unedited_model_equal_values_computed_by_hand(board: Scoreboard, model: TableModel) -> None:
     assert board.score(model, [FRANCE, HAMLET]).values == {
         "ERR": 0.25,
