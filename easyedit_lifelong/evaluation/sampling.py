@@ -34,3 +34,21 @@ def sample_of(requests: Sequence[Request], size: int | None, seed: int = 0) -> l
     ranks = [rank(request.case_id, seed) for request in requests]
     drawn = heapq.nsmallest(size, range(len(requests)), key=lambda index: (ranks[index], index))
     return [requests[index] for index in sorted(drawn)]
+
+
+def ever_sampled(requests: Sequence[Request], size: int | None, seed: int = 0) -> list[Request]:
+    """Return the requests that :func:`sample_of` draws from the first n requests, for any n, in order.
+
+    They are about ``size * (1 + log(len(requests) / size))``. The arguments are those of :func:`sample_of`.
+    """
+    if size is None:
+        return list(requests)
+    sampled, highest = list[Request](), list[tuple[int, int]]()  # the ranks of the present sample, negated
+    for index, request in enumerate(requests):
+        entry = (-rank(request.case_id, seed), -index)
+        if len(highest) < size:
+            heapq.heappush(highest, entry)
+        elif heapq.heappushpop(highest, entry) == entry:
+            continue
+        sampled.append(request)
+    return sampled

@@ -68,6 +68,7 @@ class Scoreboard:
         requests: all requests of the run.
         retention: held-out facts (TRR).
         task: the task of the data: ``qa``, ``classification`` or ``generation``.
+        scored_requests: the requests that can be scored after the edits; None for all.
         generation_requests: the requests for which the unedited model generates text, to compare with the edited
             model's; None for all requests, empty if nothing is to be generated. Generated answers cost several times as
             much as teacher-forced ones.
@@ -100,6 +101,7 @@ class Scoreboard:
         retention: Sequence[Probe],
         *,
         task: str = "qa",
+        scored_requests: Sequence[EditRequest] | None = None,
         generation_requests: Sequence[EditRequest] | None = None,
         text: str | None = None,
         capability: Sequence[MultipleChoiceItem] = (),
@@ -114,7 +116,8 @@ class Scoreboard:
         self._text = TextScores(scorer, model, requests if generates else [], text)
         self._carry_over, self._self_consistency = carry_over, self_consistency
         self._capability = MultipleChoiceScores(scorer.tokenizer, model, capability, unedited_answers)
-        questions = Questions.about(requests).all() + compared_questions(requests) + self.retention
+        scored = requests if scored_requests is None else scored_requests
+        questions = Questions.about(scored).all() + compared_questions(scored) + self.retention
         known = unedited_answers
         self.unedited = self._forced(model, questions) if known is None else known.forced(scorer, model, questions)
         generation_requests = requests if generation_requests is None else generation_requests

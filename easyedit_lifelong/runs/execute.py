@@ -12,7 +12,7 @@ from easyedit_lifelong.data.joiners import joiner_of
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.answer_count import counted_by
 from easyedit_lifelong.evaluation.carry_over import CarryOver
-from easyedit_lifelong.evaluation.sampling import sample_of
+from easyedit_lifelong.evaluation.sampling import ever_sampled, sample_of
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.self_consistency import SelfConsistency
@@ -208,9 +208,11 @@ def make_scoreboard(
         generates: whether answers are generated.
         unedited_answers: see :func:`run_experiment`.
     """
-    sample = plan.schedule.sample
+    sample = plan.schedule.sample if plan.keeps_edits else None  # a single round scores all edits
+    # With only_errors, the samples are drawn from the requests that are not skipped, which are not known yet.
+    scored_requests = None if plan.experiment.only_errors else ever_sampled(checked.usable, sample, plan.seed)
     generation_requests: list[EditRequest] | None = None if generates else []
-    if generates and sample is not None and plan.keeps_edits:
+    if generates and sample is not None:
         # With only_errors, some requests of the sample are skipped and others replace them in the final sample.
         size = 2 * sample if plan.experiment.only_errors else sample
         generation_requests = sample_of(checked.usable, size, plan.seed)
@@ -226,6 +228,7 @@ def make_scoreboard(
         checked.usable,
         checked.retention,
         task=checked.task,
+        scored_requests=scored_requests,
         generation_requests=generation_requests,
         text=checked.inputs.text,
         capability=checked.inputs.capability,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.evaluation.sampling import sample_of
+from easyedit_lifelong.evaluation.sampling import ever_sampled, sample_of
 
 REQUESTS = [EditRequest(i, f"prompt {i}", "answer") for i in range(400)]
 
@@ -40,6 +42,18 @@ def test_every_edit_is_drawn_with_equal_probability() -> None:
             counts[i] += 1
     assert max(counts.values()) < 50 and min(counts.values()) > 5
     assert abs(sum(counts[i] for i in range(200)) - 5000) < 250
+
+
+@pytest.mark.parametrize("size", [1, 7, 50, 399, 400, 500, None])
+@pytest.mark.parametrize("seed", [0, 3])
+def test_the_requests_of_all_samples_of_first_requests(size: int | None, seed: int) -> None:
+    drawn = {i for n in range(len(REQUESTS) + 1) for i in ids(sample_of(REQUESTS[:n], size, seed))}
+    assert ids(ever_sampled(REQUESTS, size, seed)) == sorted(drawn)
+
+
+def test_requests_of_one_id_are_told_apart_by_their_place() -> None:
+    twins = [EditRequest(0, f"prompt {n}", "answer") for n in range(5)]
+    assert ever_sampled(twins, 2) == sample_of(twins, 2) == twins[:2]
 
 
 def test_only_the_seed_and_the_case_ids_determine_the_sample() -> None:
