@@ -36,5 +36,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--eos", action="store_true", help="train the model to stop after each target, whatever the file says")
     add_joiner_argument(parser)
     add_chat_arguments(parser)
-    add_skip_argument(parser)
+    add_skip_argument(parser, "read")
     add_model_arguments(parser)

@@ -61,9 +61,14 @@ def add_self_consistency_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(*spellings("self_consistency"), action="store_true", help=what)
 
 
-def add_skip_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the option that leaves unusable records out."""
-    what = "leave out records that can't be read or edited, and list them; without it, they stop the command"
+def add_skip_argument(parser: argparse.ArgumentParser, unusable: str = "read or edited") -> None:
+    """Add the option that leaves unusable records out.
+
+    Args:
+        parser: the command's parser.
+        unusable: what can't be done with the records that the command leaves out.
+    """
+    what = f"leave out records that can't be {unusable}, and list them; without it, they stop the command"
     parser.add_argument(*spellings("skip_unusable"), action="store_true", help=what)
 
 
