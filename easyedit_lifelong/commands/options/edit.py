@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--hparams", required=True, help="hyperparameter file, or a shipped name such as GRACE/smollm2-135m")
     add("--prompt", action="append", default=[], metavar="P", help="prompt to edit (repeatable)")
     add("--target", action="append", default=[], metavar="T", help="new answer, one for each --prompt, in order")
-    add("--subject", action="append", default=[], metavar="S", help="subject, as spelled in the prompt")
+    add("--subject", action="append", default=[], metavar="S", help="subject, as spelled in the prompt (repeatable)")
     add(*DATA, metavar="FILE", help="dataset file instead of --prompt, or hub:OWNER/NAME[[:CONFIG]:SPLIT]")
     add("--format", help=FORMAT_HELP)
     add("--limit", "--sample", type=positive_int, metavar="N", help="use only the first N records of --data")

@@ -51,7 +51,7 @@ def add_chat_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_carry_over_argument(parser: argparse.ArgumentParser) -> None:
     """Add the option that scores edits in the form in which they were not made."""
-    what = "also score edits in a chat; those of a chat, as plain prompts"
+    what = "also ask edits of plain prompts in a chat, and edits of a chat as plain prompts"
     parser.add_argument(*spellings("carry_over"), action="store_true", help=what)
 
 
