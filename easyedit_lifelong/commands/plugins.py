@@ -75,11 +75,12 @@ def registered_entries() -> list[dict[str, str]]:
 
 
 def _description(entry: Any) -> str:
-    """Return what an entry is; of a method, the purpose of its hyperparameter class; empty if the entry has no text."""
-    return _purpose(entry.hparams_class) if isinstance(entry, EditMethod) else getattr(entry, "description", "")
+    """Return what an entry is; of a method, what its hyperparameter class says of it; empty if there is no text."""
+    return _method_text(entry.hparams_class) if isinstance(entry, EditMethod) else getattr(entry, "description", "")
 
 
-def _purpose(hparams_class: type) -> str:
-    """Return the first sentence of a class's docstring, up to a colon or semicolon if it has one."""
+def _method_text(hparams_class: type) -> str:
+    """Return what follows "Hyperparameters of" in a class's docstring, up to a colon, a semicolon or a full stop."""
     summary = " ".join((hparams_class.__doc__ or "").strip().partition("\n\n")[0].split())
-    return re.split(r"(?<=\.)\s|[:;]\s", summary)[0]
+    first = re.split(r"(?<=\.)\s|[:;]\s", summary)[0].removesuffix(".")
+    return re.sub(r"^Hyperparameters of (the )?", "", first)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import yaml
 
+from easyedit_lifelong.commands.main import main
 from tests.support.command_line import FACTS, RunCommand
 
 BROKEN = [FACTS[0], {"prompt": "no target"}, *FACTS[1:]]
@@ -49,3 +51,13 @@ def test_a_run_with_a_format_file_can_be_repeated_from_its_folder(lifelong_cli: 
     assert lifelong_cli.summary()["n_edits"] == len(FACTS)
     config = yaml.safe_load((lifelong_cli.out / "config.yaml").read_text())
     assert config["data"]["format"] == str(format_file.resolve())
+
+
+@pytest.mark.parametrize(
+    ("command", "unusable"),
+    [("edit", "read"), ("train", "read"), ("calibrate", "read"), ("scope", "read or edited")],
+)
+def test_help_says_which_records_are_left_out(command: str, unusable: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert f"leave out records that can't be {unusable}, and list them" in " ".join(capsys.readouterr().out.split())

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     add = parser.add_argument
     add("--model", required=True, metavar="M", help="model name or folder, after it was trained on the texts")
-    add("--texts", type=Path, required=True, metavar="FILE", help="a text a line; or .json, .jsonl with field `text`")
+    add("--texts", type=Path, required=True, metavar="FILE", help="a text in each line; or .json, .jsonl with a `text`")
     add("--prompt", required=True, help="the prompt")
     add("--answer", required=True, help="the answer to attribute to the texts")
     method_help = "products of gradients (tracin, default), or influence functions (ekfac, extra `attribution`)"

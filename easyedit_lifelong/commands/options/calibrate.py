@@ -40,5 +40,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     folder = Path("runs/calibration")
     add("--out", type=Path, default=folder, metavar="DIR", help=f"folder for the results (default {folder})")
     add_model_arguments(parser)
-    add_skip_argument(parser)
+    add_skip_argument(parser, "read")
     add("--resume", action="store_true", help="continue the interrupted calibration in --out")

@@ -12,9 +12,10 @@ EXAMPLE = "easyedit-lifelong demo"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the number of edits, the folder for the results, and the long form."""
-    parser.add_argument("--edits", type=positive_int, default=20, help="facts of the comparison (default 20)")
+    edits = "facts of the comparison (default 20)"
+    parser.add_argument("--edits", type=positive_int, default=20, metavar="N", help=edits)
     out = Path("runs/demo")
-    parser.add_argument("--out", type=Path, default=out, help=f"folder for the results (default {out})")
+    parser.add_argument("--out", type=Path, default=out, metavar="DIR", help=f"folder for the results (default {out})")
     parser.add_argument(
         "--full",
         action="store_true",

@@ -51,7 +51,7 @@ def add_chat_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_carry_over_argument(parser: argparse.ArgumentParser) -> None:
     """Add the option that scores edits in the form in which they were not made."""
-    what = "also score edits in a chat; those of a chat, as plain prompts"
+    what = "also ask edits of plain prompts in a chat, and edits of a chat as plain prompts"
     parser.add_argument(*spellings("carry_over"), action="store_true", help=what)
 
 
@@ -61,9 +61,14 @@ def add_self_consistency_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(*spellings("self_consistency"), action="store_true", help=what)
 
 
-def add_skip_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the option that leaves unusable records out."""
-    what = "leave out records that can't be read or edited, and list them; without it, they stop the command"
+def add_skip_argument(parser: argparse.ArgumentParser, unusable: str = "read or edited") -> None:
+    """Add the option that leaves unusable records out.
+
+    Args:
+        parser: the command's parser.
+        unusable: what can't be done with the records that the command leaves out.
+    """
+    what = f"leave out records that can't be {unusable}, and list them; without it, they stop the command"
     parser.add_argument(*spellings("skip_unusable"), action="store_true", help=what)
 
 

@@ -23,6 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="DIR", help="folder of the trained method (default: `archive` of the file)")
     add("--edits", type=positive_int, metavar="N", help="number of training edits (default: max_iters)")
     add("--minutes", type=positive_float, metavar="M", help="stop after M minutes")
-    add_skip_argument(parser)
+    add_skip_argument(parser, "read")
     add_model_arguments(parser)
     add("--resume", action="store_true", help="continue the interrupted training in --out")
