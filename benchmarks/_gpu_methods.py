@@ -208,5 +208,13 @@ METHODS = [
 ]
 """The method that takes longest is the last one, so that a section that is cut has run the others."""
 
+REDUCED = MethodRun(
+    "CoachHook in bfloat16",
+    "CoachHook",
+    lambda target: {**_locate_edit(target), "train_dtype": "bfloat16"},
+    adds_hooks=True,
+)
+"""Trains target vectors with products in bfloat16, also on models in float32."""
+
 PLAIN_HOOKS = [run for run in METHODS if run.name in ("GRACE", "CoachHook")]
 """One method for each kind of hook."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _gpu_methods import METHODS, PLAIN_HOOKS, Effort, MethodRun, Target
+from _gpu_methods import METHODS, PLAIN_HOOKS, REDUCED, Effort, MethodRun, Target
 from _gpu_report import Section
 from _random_models import SMALL_CONFIGS, RandomLanguage, random_model
 from accelerate import dispatch_model
@@ -111,7 +111,7 @@ def check_rollback(section: Section, model: Any, before: tuple[Any, Tensor], log
     section.check("rollback restores the logits bitwise", torch.equal(logits, before[1]))
 
 
-def against_cpu(section: Section, small: Small, methods: Iterable[MethodRun] = METHODS) -> None:
+def against_cpu(section: Section, small: Small, methods: Iterable[MethodRun] = (REDUCED, *METHODS)) -> None:
     """Edit every small model on the CPU and on the device with every method, and compare."""
     for family, dtype in small.models:
         target = small.target(family, dtype)
@@ -155,7 +155,7 @@ def _compare_edits(section: Section, models: Models, run: MethodRun, device: tor
 
     rollback = models.edit(run, on_device)
     logits = models.logits(on_device)
-    within(section, "edits made on the device", logits, expected, TRAINED[dtype])
+    within(section, "edits made on the device", logits, expected, TRAINED[torch.bfloat16 if run is REDUCED else dtype])
     section.check("edits change the answers", difference(logits, before[1]) > ROUNDING[torch.float32])
     if run.local:
         section.check("edits are learned", all(result.learned for result in rollback.results))

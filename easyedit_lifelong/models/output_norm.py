@@ -125,7 +125,9 @@ def find_output_norm(runner: Runner, block: nn.Module, projection: nn.Module) ->
 
 
 def _norm_in(block: nn.Module, observed: _Observed) -> OutputNorm | None:
-    """Return the norm after the MLP: the part of the block whose input is the projection's output; None without one.
+    """Return the norm after the MLP; None without one.
+
+    It is the last part of the block whose input is the projection's output: dropout, which is off, may come between.
 
     Raises:
         ModelError: this part is no RMS norm, and changes its input.
@@ -133,8 +135,7 @@ def _norm_in(block: nn.Module, observed: _Observed) -> OutputNorm | None:
     after = [name for name, value in observed.inputs.items() if _equal(value, observed.output)]
     if not after:
         return None
-    (name,) = after
-    norm = block.get_submodule(name)
+    norm = block.get_submodule(after[-1])
     m = observed.output.reshape(_TOKENS, -1)
     with torch.no_grad():
         y = norm(m)

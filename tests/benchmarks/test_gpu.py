@@ -42,7 +42,7 @@ def test_a_dry_run_checks_and_measures_everything(
     checked = {(check["step"], check["name"]) for check in result["checks"]}
     measured = {(figure["step"], figure["name"]) for figure in result["figures"]}
     for model in ("llama, float32", "gpt2, bfloat16"):
-        for method in methods:
+        for method in ("CoachHook in bfloat16", *methods):
             assert (f"{method}, {model}", "edits made on the device") in checked
             assert (f"{method}, {model}", "rollback restores the weights bitwise") in checked
     for model in ("small model for llama3-8b, bfloat16", "small model for gpt2-xl, float32"):

@@ -63,6 +63,17 @@ def test_the_norm_after_the_mlp_is_found(config: Any) -> None:
         torch.testing.assert_close(found(scale * m), norm(scale * m).detach(), rtol=1e-6, atol=1e-7)
 
 
+def test_the_norm_is_found_behind_dropout() -> None:
+    model = build_model("gemma2")
+    block = model.model.layers[1]
+    expected = _found(model, 1)
+    block.mlp_dropout, norm = nn.Dropout().eval(), block.post_feedforward_layernorm
+    norm.register_forward_pre_hook(lambda _, args: (block.mlp_dropout(args[0]),))
+    found = _found(model, 1)
+    assert found is not None and expected is not None
+    assert torch.equal(found.gain, expected.gain)
+
+
 def _map(model: Any) -> OutputNorm | OutputScale | None:
     return find_output_map(*_parts(model, 1))
 

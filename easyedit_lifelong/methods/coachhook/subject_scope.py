@@ -83,11 +83,13 @@ class Decision:
         in_scope: which tokens are near some key, shape ``(rows, tokens)``.
         matches: for each of these tokens, in order, whose keys it is near, shape ``(tokens in scope, edits)``.
         queries: the whitened inputs of the scope layer, shape ``(rows, tokens, width)``.
+        slack: how much farther than its radius a key acts, for the rounding of the model's dtype.
     """
 
     in_scope: Tensor
     matches: Tensor
     queries: Tensor
+    slack: float
 
 
 class SubjectScope:
@@ -156,9 +158,8 @@ class SubjectScope:
         assert self._keys is not None
         rows, tokens, width = decision.queries.shape
         distances = self._distances(decision.queries.view(-1, width))
-        slack = rounding_of(decision.queries.dtype)
         radii = self._keys.radii.clamp_min(1e-12)  # a radius can be 0: then only the key itself is in scope
-        ratios = radii / (distances - slack).clamp_min(radii / MAX_SCORE)
+        ratios = radii / (distances - decision.slack).clamp_min(radii / MAX_SCORE)
         return ratios.amax(dim=1).view(rows, tokens)
 
     def _after_layer(self, args: tuple[Any, ...], _: dict[str, Any], __: Tensor) -> None:
@@ -180,12 +181,12 @@ class SubjectScope:
         keys = self._keys
         assert keys is not None
         queries = normalized(whitened(inputs.flatten(0, 1), keys.whitening), COS)
-        slack = torch.full((len(queries),), rounding_of(inputs.dtype), device=queries.device)
+        slack = rounding_of(inputs.dtype)
         radii = keys.radii.repeat_interleave(keys.vectors_per_key)
-        near = self._search.within_any_radius(queries, keys.vectors, radii, slack)
+        near = self._search.within_any_radius(queries, keys.vectors, radii, queries.new_full((len(queries),), slack))
         near &= window.real.to(near.device).flatten()
-        matches = self._distances(queries[near]) <= keys.radii + slack[:1]
-        return Decision(near.view(inputs.shape[:2]), matches, queries.view(inputs.shape))
+        matches = self._distances(queries[near]) <= keys.radii + slack
+        return Decision(near.view(inputs.shape[:2]), matches, queries.view(inputs.shape), slack)
 
     def _distances(self, queries: Tensor) -> Tensor:
         """Return the distance of each query to the key of each edit, shape ``(queries, edits)``.

@@ -20,11 +20,11 @@ from easyedit_lifelong.methods.shared.rollback import Rollback
 from easyedit_lifelong.methods.training.example_passes import ExampleLosses, ExamplePasses
 from easyedit_lifelong.methods.training.examples import Example
 from easyedit_lifelong.methods.weight_updates.edited_layers import changed_weight
-from easyedit_lifelong.methods.weight_updates.layer_update import ProductUpdate, WeightUpdate
+from easyedit_lifelong.methods.weight_updates.layer_update import FactoredUpdate, ProductUpdate, WeightUpdate
 
 
 @dataclass(frozen=True)
-class ENNUpdate:
+class ENNUpdate(FactoredUpdate):
     """The update of one projection by one batch: Δ = D + R Aᵀ, where only the first batch on a model has D.
 
     Attributes:
@@ -38,16 +38,11 @@ class ENNUpdate:
     residual: Tensor
     base: Tensor
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """The number of inputs and of outputs of the projection."""
-        return len(self.adjusted), len(self.residual)
-
     def added_to(self, delta: Tensor | None) -> Tensor:
         """Return ΔW + Δ in the dtype of the factors; see :class:`WeightUpdate`."""
         if self.base.shape[1]:
             delta = self.base if delta is None else delta + self.base.to(delta)
-        return ProductUpdate(self.adjusted, self.residual).added_to(delta)
+        return super().added_to(delta)
 
 
 @dataclass(frozen=True)

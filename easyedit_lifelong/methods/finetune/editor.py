@@ -62,6 +62,8 @@ class FineTuneEditor(BatchEditor[DenseBatch]):
     def __init__(self, model: Any, tokenizer: Any, hparams: FineTuneHyperParams) -> None:
         check_projections(model, hparams)
         super().__init__(model_to_edit(model), tokenizer, hparams)
+        self._encoded: list[Example] = []
+        """The examples of the first edits of the history: those that were needed so far."""
 
     def encode(self, request: EditRequest) -> RequestExample:
         """Encode a request as a training example."""
@@ -110,7 +112,13 @@ class FineTuneEditor(BatchEditor[DenseBatch]):
         if not (hparams.ewc_lambda or hparams.retrain_frequency or hparams.replays_history):
             return []
         records = [record for batch in self.state.batches for record in batch.records]
-        return [encode_record(self.tokenizer, record, hparams.eos) for record in records]
+        later = records[len(self._encoded) :]
+        self._encoded += [encode_record(self.tokenizer, record, hparams.eos) for record in later]
+        return self._encoded
+
+    def _forget_removed_batches(self) -> None:
+        """Forget the examples of the batches that are no longer in the history."""
+        del self._encoded[sum(len(batch.records) for batch in self.state.batches) :]
 
     def _train_group(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from easyedit_lifelong.methods.grace.codebook.decisions import Match
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.subject.subject_layer import AnswerLayerAdaptor
 from easyedit_lifelong.methods.inspection import ExplainedPass
+from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.models.row_axis import with_row_axis
 
 
@@ -159,59 +160,82 @@ class _Observer:
 
     def explanation(self) -> GraceLayer:
         """Return the recorded lookups."""
-        editor, lookups = self._editor, self._lookups
-        codebook, at_answer_layer = editor.codebook, isinstance(editor.adaptor, AnswerLayerAdaptor)
+        editor, codebook, lookups = self._editor, self._editor.codebook, self._lookups
         assert codebook is not None and lookups is not None
         would_match = codebook.lookup(lookups.queries) >= 0
-        within_radius = torch.where(lookups.looked_up, lookups.keys >= 0, would_match)
+        within_radius = torch.where(lookups.looked_up, lookups.keys >= 0, would_match).tolist()
         gate_distances = None
         if self._gate_query is not None:
             gate_distances = codebook.gate_distances(self._gate_query.to(lookups.queries.device).unsqueeze(0))[0]
-        records, radii = editor.record_of_key(), codebook.radii.tolist()
-        named_eps = editor.hparams.named_eps
+        records, further_records = editor.record_of_key(), editor.record_of_further_key()
         tokens = []
         for position, text in enumerate(self._explained.texts_at(editor.adaptor.layer)):
-            further = None if bool(lookups.replaced[position]) else self._further_key_at(position, text)
-            if further is not None:
-                tokens.append(further)
-                continue
-            query, key = lookups.queries[position : position + 1], int(lookups.keys[position])
-            replaced, within = bool(lookups.replaced[position]), bool(within_radius[position])
-            shown = codebook.nearest(query[0])
-            if key >= 0 and key != shown.index:
-                shown = Match(key, float(codebook.distances(query)[0, key]))
-            if at_answer_layer and replaced:
-                # An earlier token matched the key, so this token may be outside its radius.
-                within = bool(codebook.relative_distances(query, named_eps or 0.0)[0, key] <= 1)
-            radius, words_differ = radii[shown.index], False
-            if named_eps is not None and key >= 0 and within and shown.distance > radius:
-                radius = max(radius, named_eps)
-            if named_eps is not None and key < 0 and lookups.looked_up[position] and shown.distance <= radius:
-                within = words_differ = True
-            tokens.append(
-                KeyAtToken(
-                    token=text,
-                    key=shown.index,
-                    case_id=records[shown.index].case_id,
-                    distance=shown.distance,
-                    radius=radius,
-                    within=within,
-                    looked_up=bool(lookups.looked_up[position]),
-                    replaced=replaced,
-                    gate_distance=float(gate_distances[key]) if gate_distances is not None and key >= 0 else None,
-                    words_differ=words_differ,
-                )
-            )
-        answering = (token for token in tokens if (token.replaced if at_answer_layer else token.fired))
+            replaced = bool(lookups.replaced[position])
+            token = None if replaced else self._further_key_at(position, text, further_records)
+            if token is None:
+                token = self._key_at(position, text, within_radius[position], records, gate_distances)
+            tokens.append(token)
+        answering = (token for token in tokens if (token.replaced if self._at_answer_layer else token.fired))
         answered_by = next((token.case_id for token in answering), None)
         return GraceLayer(self._path, tokens, answered_by, editor.adaptor.query_token, codebook.gate_eps)
 
-    def _further_key_at(self, position: int, text: str) -> KeyAtToken | None:
+    @property
+    def _at_answer_layer(self) -> bool:
+        """Whether values replace the output of another layer than the key layer."""
+        return isinstance(self._editor.adaptor, AnswerLayerAdaptor)
+
+    def _key_at(
+        self,
+        position: int,
+        text: str,
+        within: bool,
+        records: Mapping[int, EditRecord],
+        gate_distances: Tensor | None,
+    ) -> KeyAtToken:
+        """Return the key that a token matched, or else the key nearest to it.
+
+        Args:
+            position: the token's position.
+            text: its text.
+            within: whether it matched a key; if it was not looked up, whether it would match one.
+            records: the record of each key's edit.
+            gate_distances: the distance of each key's gate from the prompt's, shape ``(n,)``; None without gates.
+        """
+        codebook, lookups, named_eps = self._editor.codebook, self._lookups, self._editor.hparams.named_eps
+        assert codebook is not None and lookups is not None
+        query, key = lookups.queries[position : position + 1], int(lookups.keys[position])
+        looked_up, replaced = bool(lookups.looked_up[position]), bool(lookups.replaced[position])
+        shown = codebook.nearest(query[0])
+        if key >= 0 and key != shown.index:
+            shown = Match(key, float(codebook.distances(query)[0, key]))
+        if self._at_answer_layer and replaced:
+            # An earlier token matched the key, so this token may be outside its radius.
+            within = bool(codebook.relative_distances(query, named_eps or 0.0)[0, key] <= 1)
+        radius, words_differ = float(codebook.radii[shown.index]), False
+        if named_eps is not None and key >= 0 and within and shown.distance > radius:
+            radius = max(radius, named_eps)
+        if named_eps is not None and key < 0 and looked_up and shown.distance <= radius:
+            within = words_differ = True
+        return KeyAtToken(
+            token=text,
+            key=shown.index,
+            case_id=records[shown.index].case_id,
+            distance=shown.distance,
+            radius=radius,
+            within=within,
+            looked_up=looked_up,
+            replaced=replaced,
+            gate_distance=float(gate_distances[key]) if gate_distances is not None and key >= 0 else None,
+            words_differ=words_differ,
+        )
+
+    def _further_key_at(self, position: int, text: str, records: Mapping[int, EditRecord]) -> KeyAtToken | None:
         """Return the further key that a token matched; None if it matched none.
 
         Args:
             position: the token's position.
             text: its text.
+            records: the record of each further key's edit.
         """
         codebook = self._editor.codebook
         further_keys = codebook.further_keys if codebook is not None else None
@@ -224,7 +248,7 @@ class _Observer:
         return KeyAtToken(
             token=text,
             key=key,
-            case_id=self._editor.record_of_further_key()[key].case_id,
+            case_id=records[key].case_id,
             distance=float(further_keys.distances(inputs[position : position + 1].to(further_keys.device))[0, key]),
             radius=float(further_keys.radii[key]),
             within=True,

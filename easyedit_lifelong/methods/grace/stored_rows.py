@@ -163,14 +163,14 @@ def _stored_arrays(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 
     Raises:
         KeyError: one is missing.
-        ValueError: one has a wrong shape or dtype, or a radius is negative.
+        ValueError: one has a wrong shape or dtype, or a radius is negative or NaN.
     """
     keys, values, radii = (tensors[name] for name in ARRAY_NAMES)
     for name, dimensions, tensor in zip(ARRAY_NAMES, (2, 2, 1), (keys, values, radii), strict=True):
         if tensor.dim() != dimensions or not tensor.is_floating_point():
             raise ValueError(f"{name} of shape {tuple(tensor.shape)} and type {tensor.dtype}")
-    if bool((radii < 0).any()):
-        raise ValueError("a radius is negative")
+    if not bool((radii >= 0).all()):
+        raise ValueError("a radius is negative or NaN")
     return keys, values, radii
 
 

@@ -127,7 +127,7 @@ def optimise_targets(
         with torch.no_grad():
             losses, learned = _losses(all_groups, found, len(facts), hparams, exact=True)
             losses = losses + _weight_decay(found, start_norm, hparams)
-        _check_finite(losses, torch.arange(len(facts)), facts, int(steps.max()))
+        _check_finite(losses, torch.arange(len(facts), device=losses.device), facts, int(steps.max()))
     return TargetVectors(start + found, steps.tolist(), losses.tolist(), learned.tolist())
 
 

@@ -15,8 +15,7 @@ from easyedit_lifelong.data.readers import read_json, read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.methods.retrieval.config import RetrievalHyperParams
 from easyedit_lifelong.methods.retrieval.contexts import demonstration, sentence
-from easyedit_lifelong.methods.retrieval.editor import KeySpace
-from easyedit_lifelong.methods.retrieval.embedding import Embedder
+from easyedit_lifelong.methods.retrieval.embedding import Embedder, KeySpace
 from easyedit_lifelong.models.encoding import encode_text
 
 
@@ -29,11 +28,15 @@ class Demonstrations:
         embedder: embeds prompts.
         space: the space in which embeddings are compared.
 
+    Attributes:
+        settings: the result of :func:`demonstration_settings`.
+
     Raises:
         DataError: the file does not exist, or a record is invalid.
     """
 
     def __init__(self, tokenizer: Any, hparams: RetrievalHyperParams, embedder: Embedder, space: KeySpace) -> None:
+        self.settings = demonstration_settings(hparams)
         self._tokenizer, self._count = tokenizer, hparams.n_demonstrations
         self._embedder, self._space = embedder, space
         self._texts: list[str] = []
@@ -59,6 +62,11 @@ class Demonstrations:
         """Return the embeddings of prompts, of unit length."""
         rows = [encode_text(self._tokenizer, prompt) for prompt in prompts]
         return self._space.unit(self._embedder.embed(rows))
+
+
+def demonstration_settings(hparams: RetrievalHyperParams) -> tuple[str | None, int, str, str]:
+    """Return the hyperparameters that demonstrations depend on, beside the embeddings."""
+    return hparams.demonstrations, hparams.n_demonstrations, hparams.fact_template, hparams.prompt_prefix
 
 
 def _prompts(record: EditRequest) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +15,8 @@ from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.methods.retrieval.auto_threshold import auto_threshold
 from easyedit_lifelong.methods.retrieval.config import AUTO, IKEHyperParams, RetrievalHyperParams, SERACHyperParams
 from easyedit_lifelong.methods.retrieval.contexts import BEGINNING, PROMPT, join_context
-from easyedit_lifelong.methods.retrieval.embedding import Embedder, Standardisation, embedder_for
+from easyedit_lifelong.methods.retrieval.demonstrations import Demonstrations
+from easyedit_lifelong.methods.retrieval.embedding import Embedder, KeySpace, Standardisation, embedder_for
 from easyedit_lifelong.methods.retrieval.scope_classifier import load_classifier
 from easyedit_lifelong.methods.shared.editors import editors_on
 from easyedit_lifelong.methods.shared.separate_edit import SeparateEdit
@@ -45,13 +46,6 @@ class Retrieved:
     edits: Sequence[SeparateEdit]
     cosines: Sequence[float]
     answers: bool
-
-
-class KeySpace(Protocol):
-    """A space in which embeddings are compared."""
-
-    def unit(self, embeddings: Tensor) -> Tensor:
-        """Return a vector of unit length for each embedding, shape ``(embeddings, …)``."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +85,7 @@ class RetrievalEditor(SeparateEditor):
         shown_settings: the hyperparameters that ``inspect`` shows.
         model: the model.
         comparison: how prompts are compared with the edits. Whoever adds edits sets it; see :meth:`prepare`.
+        demonstrations: those of the last edits that were made here.
     """
 
     same_settings: ClassVar[Sequence[str]] = RetrievalHyperParams.SAME_SETTINGS
@@ -100,6 +95,7 @@ class RetrievalEditor(SeparateEditor):
     def __init__(self, model: Any, hparams: Any) -> None:
         self.model = unwrap_model(model)
         self.comparison: Comparison | None = None
+        self.demonstrations: Demonstrations | None = None
         self._table: _Table | None = None
         self._suspended = False
         self._record: Callable[[Sequence[Retrieved]], None] | None = None

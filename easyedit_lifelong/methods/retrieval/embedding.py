@@ -34,6 +34,13 @@ class Embedder(Protocol):
         """Return a vector for each prompt, given its token ids; shape ``(prompts, width)``, float32."""
 
 
+class KeySpace(Protocol):
+    """A space in which embeddings are compared."""
+
+    def unit(self, embeddings: Tensor) -> Tensor:
+        """Return a vector of unit length for each embedding, shape ``(embeddings, …)``."""
+
+
 class StateEmbedder:
     """Embeds a prompt as the mean input of one block over its tokens.
 

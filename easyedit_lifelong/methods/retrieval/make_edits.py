@@ -14,7 +14,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, EditError, ModelError
 from easyedit_lifelong.methods.retrieval.config import RetrievalHyperParams
 from easyedit_lifelong.methods.retrieval.contexts import PROMPT, encode_edit, join_context, without_beginning
-from easyedit_lifelong.methods.retrieval.demonstrations import Demonstrations
+from easyedit_lifelong.methods.retrieval.demonstrations import Demonstrations, demonstration_settings
 from easyedit_lifelong.methods.retrieval.editor import EDITORS, KEY, MEAN, SPREAD, Comparison, RetrievalEditor
 from easyedit_lifelong.methods.shared.apply import apply_requests
 from easyedit_lifelong.methods.shared.editors import internal_pass
@@ -73,11 +73,12 @@ class RetrievalEditing:
             for editor in editors:
                 stack.enter_context(editor.without_edits())
             comparison = self._comparison(editors)
-            edits = self._edits(requests, comparison)
+            demonstrations = self._demonstrations(editors, comparison)
+            edits = self._edits(requests, comparison, demonstrations)
             losses = self._losses(requests, edits)
         remove = self._editor_class.add(self._model, self._hparams, edits)
         for editor in self._editor_class.all_on(self._model):
-            editor.comparison = comparison
+            editor.comparison, editor.demonstrations = comparison, demonstrations
         try:
             if not editors:
                 self._check_prefix(edits[0])
@@ -92,14 +93,15 @@ class RetrievalEditing:
         return results, remove
 
     @torch.no_grad()
-    def _edits(self, requests: Sequence[EditRequest], comparison: Comparison) -> list[SeparateEdit]:
+    def _edits(
+        self, requests: Sequence[EditRequest], comparison: Comparison, demonstrations: Demonstrations
+    ) -> list[SeparateEdit]:
         """Return the edits of requests.
 
         Raises:
             DataError: a request cannot be encoded.
             EditError: the embedding of a prompt is not finite.
         """
-        demonstrations = Demonstrations(self._tokenizer, self._hparams, comparison.embedder, comparison.space)
         data = [
             encode_edit(self._tokenizer, request, self._hparams, demonstrations.nearest(request.question))
             for request in requests
@@ -129,6 +131,18 @@ class RetrievalEditing:
         if not (standardisation.mean.isfinite().all() and standardisation.spread.isfinite().all()):
             raise EditError("the model's embeddings of sample sentences are not finite, so no prompt can be compared")
         return measured
+
+    def _demonstrations(self, editors: Sequence[RetrievalEditor], comparison: Comparison) -> Demonstrations:
+        """Return the demonstrations of the settings: those of the model's edits, or else read and embedded here.
+
+        Raises:
+            DataError: the file does not exist, or a record is invalid.
+        """
+        for editor in editors:
+            known = editor.demonstrations
+            if known is not None and known.settings == demonstration_settings(self._hparams):
+                return known
+        return Demonstrations(self._tokenizer, self._hparams, comparison.embedder, comparison.space)
 
     def _losses(self, requests: Sequence[EditRequest], edits: Sequence[SeparateEdit]) -> list[AnswerLoss]:
         """Return the loss of each target after its fact and prompt, by the definition: as one text.

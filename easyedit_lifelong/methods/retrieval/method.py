@@ -43,8 +43,9 @@ def check_requests(model: Any, tokenizer: Any, hparams: RetrievalHyperParams, re
     Raises:
         DataError: a request cannot be encoded, or is too long for the model.
     """
+    encode, limit = encoder_for(model, tokenizer), context_length(model)
     for request in requests:
-        encode_request(encoder_for(model, tokenizer), request, context_length(model))
+        encode_request(encode, request, limit)
 
 
 def count_keys(editor_class: type[RetrievalEditor], model: Any) -> dict[str, float]:

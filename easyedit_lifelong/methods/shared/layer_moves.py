@@ -29,11 +29,10 @@ def at_layer(hparams: Any, model: Any, layer: int) -> Any:
         HyperParameterError: the hyperparameters have neither ``layers`` nor ``inner_params``.
         ModelError: the model's blocks aren't found, or it has no such layer.
     """
-    anatomy = anatomy_of(model)
-    if anatomy is None or not 0 <= layer < len(anatomy.blocks):
-        raise ModelError(f"{model_label(model)}: has no layer {layer}")
-    field = _layer_field(hparams)
+    anatomy, field = _anatomy(model), _layer_field(hparams)
     n_blocks, present = len(anatomy.blocks), getattr(hparams, field)
+    if not 0 <= layer < n_blocks:
+        raise ModelError(f"{model_label(model)}: has no layer {layer}; its layers are 0 to {n_blocks - 1}")
     if field == "layers":
         first = _first_around(layer, len(present), n_blocks)
         return dataclasses.replace(hparams, layers=list(range(first, first + len(present))))

@@ -19,9 +19,8 @@ class WeightUpdate(Protocol):
         """Return ΔW + Δ, where ΔW, shape ``(outputs, inputs)``, is the sum of earlier updates; None: there are none."""
 
 
-@dataclass(frozen=True)
-class ProductUpdate:
-    """The update of one layer as a product of two factors with n columns: Δ = R Aᵀ.
+class FactoredUpdate:
+    """The update of one layer as a product of two factors with n columns: Δ = R Aᵀ. Subclasses are dataclasses.
 
     Attributes:
         adjusted: A, shape ``(inputs, n)``.
@@ -36,24 +35,37 @@ class ProductUpdate:
         """The number of inputs and of outputs of the layer."""
         return len(self.adjusted), len(self.residual)
 
-    def stored(self) -> ProductUpdate:
-        """Return the update in main memory, in the form in which it is saved."""
-        return ProductUpdate(self.adjusted.cpu().contiguous(), self.residual.cpu().contiguous())
-
     def matrix(self) -> Tensor:
         """Return Δ, shape ``(outputs, inputs)``, in the dtype of the factors; differentiable in them."""
         return self.residual @ self.adjusted.t()
 
     def added_to(self, delta: Tensor | None) -> Tensor:
-        """Return ΔW + Δ in the dtype of the factors; see :class:`WeightUpdate`."""
+        """Return ΔW + Δ in the dtype of the factors, computed in float64; see :class:`WeightUpdate`."""
         update = self.residual.double() @ self.adjusted.double().t()
         total = update if delta is None else delta.to(update.device).double() + update
         return total.to(self.adjusted.dtype)
 
 
 @dataclass(frozen=True)
-class LayerUpdate:
-    """The update of one layer by a batch of n edits, as a product of two factors: Δ = R (M⁻¹ K)ᵀ.
+class ProductUpdate(FactoredUpdate):
+    """The update of one layer as a product of two factors with n columns: Δ = R Aᵀ.
+
+    Attributes:
+        adjusted: A, shape ``(inputs, n)``.
+        residual: R, shape ``(outputs, n)``.
+    """
+
+    adjusted: Tensor
+    residual: Tensor
+
+    def stored(self) -> ProductUpdate:
+        """Return the update in main memory, in the form in which it is saved."""
+        return ProductUpdate(self.adjusted.cpu().contiguous(), self.residual.cpu().contiguous())
+
+
+@dataclass(frozen=True)
+class LayerUpdate(FactoredUpdate):
+    """The update of one layer by a batch of n edits: Δ = R (M⁻¹ K)ᵀ. All tensors have the same dtype.
 
     Attributes:
         keys: K, shape ``(inputs, n)``.
@@ -64,22 +76,3 @@ class LayerUpdate:
     keys: Tensor
     adjusted: Tensor
     residual: Tensor
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """The number of inputs and of outputs of the layer."""
-        return len(self.adjusted), len(self.residual)
-
-    def matrix(self) -> Tensor:
-        """Return Δ, shape ``(outputs, inputs)``, in float64."""
-        return self.residual.double() @ self.adjusted.double().t()
-
-    def added_to(self, delta: Tensor | None) -> Tensor:
-        """Return ΔW + Δ in the dtype of the keys, where ΔW is the sum of earlier updates.
-
-        Args:
-            delta: ΔW, shape ``(outputs, inputs)``; None: there are no earlier updates.
-        """
-        update = self.matrix()
-        total = update if delta is None else delta.to(update.device).double() + update
-        return total.to(self.keys.dtype)

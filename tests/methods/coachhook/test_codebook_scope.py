@@ -24,13 +24,13 @@ from tests.support.next_word import next_word
 from tests.support.tiny_models import build_model, build_tokenizer
 
 PROMPTS = [*(prompt for prompt, _, _ in FACTS), *OTHERS]
+CODEBOOK: dict[str, Any] = {"scope_score": "codebook", "key_templates": ["but {subject}"]}
 close = torch.testing.assert_close
 
 
 def codebook_editor(family: str, **options: Any) -> CoachHookEditor:
     """Return an editor on a tiny model, without edits."""
-    settings = {"scope_score": "codebook", "key_templates": ["but {subject}"], **options}
-    return editor_on(build_model(family), build_tokenizer(), hparams_for(family, **settings))
+    return editor_on(build_model(family), build_tokenizer(), hparams_for(family, **{**CODEBOOK, **options}))
 
 
 @pytest.fixture
@@ -219,6 +219,19 @@ def test_the_score_of_a_token_in_scope_is_at_least_1_if_its_key_has_a_radius_of_
     assert editor.scope is not None and editor.scope._keys is not None
     editor.scope._keys.radii.zero_()
     decision, _ = decision_on(editor, FACTS[1][0])
+    assert decision.in_scope.any()
+    assert torch.equal(editor.scope.scores(decision) >= 1, decision.in_scope)
+
+
+def test_scores_allow_for_the_rounding_that_decisions_allow_for() -> None:
+    """The keys end a little short of the tokens, by less than bfloat16 rounds."""
+    editor = editor_on(build_model("llama", torch.bfloat16), build_tokenizer(), hparams_for("llama", **CODEBOOK))
+    editor.edit(requests_for(0))
+    assert editor.scope is not None and editor.scope._keys is not None
+    decision, _ = decision_on(editor, OTHERS[0])
+    distances = editor.scope._distances(decision.queries[0])
+    editor.scope._keys.radii.fill_(float(distances[distances > 0.1].min()) - 0.001)
+    decision, _ = decision_on(editor, OTHERS[0])
     assert decision.in_scope.any()
     assert torch.equal(editor.scope.scores(decision) >= 1, decision.in_scope)
 

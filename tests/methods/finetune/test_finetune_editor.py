@@ -23,9 +23,11 @@ from easyedit_lifelong import (
     rollback_to_batch,
     save_edits,
 )
+from easyedit_lifelong.methods.finetune import editor as editor_module
 from easyedit_lifelong.methods.finetune.config import FineTuneHyperParams
 from easyedit_lifelong.methods.finetune.editor import EDITORS, FineTuneEditor
-from easyedit_lifelong.methods.training.examples import encode_request
+from easyedit_lifelong.methods.shared.records import EditRecord
+from easyedit_lifelong.methods.training.examples import Example, encode_record, encode_request
 from easyedit_lifelong.models.load import context_length
 from tests.conformance.method_cases import REQUESTS
 from tests.support.tiny_models import build_model, build_tokenizer, state_of
@@ -160,6 +162,24 @@ def test_edits_after_loading_and_after_a_rollback_are_those_without(
     rollback_to_batch(loaded, 2)
     edit(loaded, hparams, REQUESTS[2:])
     assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
+
+
+@each_with_history
+def test_each_earlier_edit_is_encoded_once(hparams: FineTuneHyperParams, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[int | str] = []
+
+    def counting(tokenizer: Any, record: EditRecord, eos: bool) -> Example:
+        encoded.append(record.case_id)
+        return encode_record(tokenizer, record, eos)
+
+    monkeypatch.setattr(editor_module, "encode_record", counting)
+    model, hparams = build_model("llama"), dataclasses.replace(hparams, num_steps=1)
+    first, second, third, fourth = REQUESTS
+    edit(model, hparams, [first, second, third])
+    assert encoded == [first["case_id"], second["case_id"]]
+    rollback_to_batch(model, 1)
+    edit(model, hparams, [fourth, third])
+    assert encoded[2:] == [fourth["case_id"]]
 
 
 @each_with_history

@@ -71,6 +71,21 @@ def test_a_touching_query_with_another_label_splits_the_distance() -> None:
     assert codebook.lookup(torch.stack([point(0.5), point(0.7)])).tolist() == [0, 1]
 
 
+@pytest.mark.parametrize(("label", "allocates"), [(OTHER_LABEL, "append"), (LABEL, "write_key")])
+def test_an_edit_for_which_memory_runs_out_leaves_no_trace(label: tuple[int], allocates: str) -> None:
+    codebook = new_codebook(eps_expand="moving_average")
+    codebook.insert(point(0), LABEL, value(1))
+    before = copy.deepcopy(codebook.row(0))
+    with (
+        mock.patch.object(codebook._arrays, allocates, side_effect=torch.OutOfMemoryError("full")),
+        pytest.raises(torch.OutOfMemoryError),
+    ):
+        codebook.insert(point(1.5), label, value(2))
+    after = codebook.row(0)
+    assert (len(codebook), after.label, after.tensors.radius) == (1, before.label, before.tensors.radius)
+    assert torch.equal(after.tensors.value, before.tensors.value)
+
+
 def test_an_equal_query_with_another_label_supersedes_the_key() -> None:
     codebook = new_codebook()
     codebook.insert(point(3), LABEL, value(1))

@@ -58,5 +58,12 @@ def test_damaged_aliases_are_reported(aliases: Any) -> None:
         stored_edits(part, "edits")
 
 
+@pytest.mark.parametrize("radius", [-1.0, float("nan")])
+def test_a_radius_that_is_no_distance_is_reported(radius: float) -> None:
+    tensors = {**_one_row(), "radii": torch.tensor([radius])}
+    with pytest.raises(RunError, match="edits: GRACE's edits are incomplete or damaged: a radius is negative or NaN"):
+        stored_edits(EditsPart({}, [RECORD], {"changed": [{"keys": [0], "labels": [[5]]}]}, tensors), "edits")
+
+
 def _one_row() -> dict[str, Tensor]:
     return {"keys": torch.ones(1, 3), "values": torch.ones(1, 4), "radii": torch.ones(1)}

@@ -24,6 +24,7 @@ from easyedit_lifelong import (
     rollback_case,
     save_edits,
 )
+from easyedit_lifelong.methods.retrieval import demonstrations
 from easyedit_lifelong.methods.retrieval.demonstrations import Demonstrations
 from easyedit_lifelong.methods.retrieval.editor import IKEEditor
 from easyedit_lifelong.methods.retrieval.embedding import Standardisation, StateEmbedder
@@ -150,6 +151,21 @@ def test_demonstrations_copy_update_and_retain(tmp_path: Path) -> None:
     assert nearest("language spoken in Peru", 2)[-1] == texts[2]
     data = IKEEditor.all_on(edited(REQUESTS[:1], demonstrations=str(path), n_demonstrations=1))[0].edits[0].data
     assert len(data["demonstrations"]) == len(texts[0].split())
+
+
+def test_a_file_of_demonstrations_is_read_once_for_the_edits_of_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, reads, read = tmp_path / "demonstrations.json", list[str](), demonstrations.read_requests
+    path.write_text(json.dumps([{"prompt": "where was the bird born", "target_new": "Peru"}]), encoding="utf-8")
+    monkeypatch.setattr(demonstrations, "read_requests", lambda file, *rest: reads.append(file) or read(file, *rest))
+    model = edited(REQUESTS[:1], demonstrations=str(path))
+    for request, template, n_reads in ((REQUESTS[1], "New Fact: {fact}\n", 1), (REQUESTS[2], "Fact: {fact}\n", 2)):
+        settings = hparams(demonstrations=str(path), fact_template=template)
+        apply_retrieval_to_model(model, build_tokenizer(), [request], settings)
+        assert len(reads) == n_reads
+    texts = [edit.data["demonstrations"] for edit in IKEEditor.all_on(model)[0].edits]
+    assert len(texts[0]) == len(texts[1]) == len(texts[2]) + 1  # without "New"
 
 
 def test_the_beginning_token_is_first_in_the_text_and_not_in_the_fact() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
+from torch import nn
 
 from easyedit_lifelong.errors import HyperParameterError, ModelError
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
@@ -35,11 +36,13 @@ def test_hyperparameters_are_moved_to_a_layer(model: Any) -> None:
     assert at_layer(GRACE, model, 3).inner_params == ["model.layers.3.mlp.down_proj"]
     memit = memit_at([1, 2, 3])
     assert [at_layer(memit, model, layer).layers for layer in (0, 2, 3)] == [[0, 1, 2], [1, 2, 3], [1, 2, 3]]
-    with pytest.raises(ModelError, match="has no layer 4"):
+    with pytest.raises(ModelError, match="has no layer 4; its layers are 0 to 3"):
         at_layer(memit, model, 4)
     outside = GraceHyperParams(**{**GRACE.to_dict(), "inner_params": ["model.norm.weight"]})
     with pytest.raises(HyperParameterError, match="is in no block"):
         at_layer(outside, model, 1)
+    with pytest.raises(ModelError, match="list of blocks isn't recognised"):
+        at_layer(memit, nn.Linear(2, 2), 0)
 
 
 def test_modules_of_several_blocks_keep_their_distances(model: Any) -> None:

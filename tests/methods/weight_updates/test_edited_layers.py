@@ -32,7 +32,7 @@ def layers_of(projection: str, dtype: torch.dtype = torch.float32) -> tuple[Edit
 @pytest.mark.parametrize("projection", PROJECTIONS)
 def test_an_update_changes_the_output_by_its_matrix(projection: str) -> None:
     layers, module = layers_of(projection, torch.float64)
-    inputs, change = torch.randn(3, 6, dtype=torch.float64), update().matrix()
+    inputs, change = torch.randn(3, 6, dtype=torch.float64), update().matrix().double()
     before = module(inputs)
     layers.apply("a", update())
     torch.testing.assert_close(module(inputs), before + inputs @ change.t(), rtol=1e-5, atol=1e-6)

@@ -72,6 +72,6 @@ class StudyTexts:
             paraphrases=[row for _, rows in paraphrases for row in rows],
             paraphrase_records=[number for number, _ in paraphrases],
             locality=[encode_text(tokenizer, text) for text in locality],
-            subject_absent=torch.tensor([[name not in text.casefold() for name in names] for text in locality]),
+            subject_absent=torch.tensor([[name not in text for name in names] for text in map(str.casefold, locality)]),
             same_subject=torch.tensor([[name == other for other in names] for name in names]),
         )

@@ -110,6 +110,8 @@ class Codebook(StoredKeys):
     ) -> tuple[Decision, int, Change]:
         """Insert an edit whose value has been trained (algorithm 1).
 
+        What can run out of memory comes first, so that the codebook is then unchanged.
+
         Args:
             query: the edit's query, all key vectors, shape ``(vectors_per_key * key_size,)``.
             label: the edit's target tokens.
@@ -126,13 +128,14 @@ class Codebook(StoredKeys):
         if decision is Decision.SPLIT:
             change = self._change_at(match.index)
             half = match.distance / 2
+            index = self._append(query, label, value, half)
             self.radii[match.index] = half - _SPLIT_GAP
-            return decision, self._append(query, label, value, half), change
+            return decision, index, change
         change = self._change_at(match.index, query.float().clone())
-        self._arrays.write_value(match.index, value)
-        self.labels[match.index] = label
         if decision is Decision.EXPAND:
             self._expand(match, query)
+        self._arrays.write_value(match.index, value)
+        self.labels[match.index] = label
         return decision, match.index, change
 
     def _expand(self, match: Match, query: Tensor) -> None:

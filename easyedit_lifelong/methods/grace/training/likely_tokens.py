@@ -23,6 +23,7 @@ from easyedit_lifelong.models.quantisation import quantised_weight
 
 _MARGIN = 5.0
 """How far, in logits, a target token is raised above all others to see which other tokens rise with it."""
+
 _LEAST_LOGIT = -1e9
 """Least logit of the other tokens together. With minus infinity, the KL divergence would be NaN."""
 
