@@ -22,6 +22,7 @@ from easyedit_lifelong.models.encoding import EncodedPair, batches_by_length, en
 from easyedit_lifelong.models.greedy_rows import can_drop_rows, generate_rows
 from easyedit_lifelong.models.linear import FewTokenLinears
 from easyedit_lifelong.models.load import context_length
+from easyedit_lifelong.models.model_lock import model_lock
 from easyedit_lifelong.models.model_modes import bare_generation_config, evaluating
 from easyedit_lifelong.models.padding import generation_groups
 from easyedit_lifelong.models.pair_encoders import Encode
@@ -33,6 +34,8 @@ class Scorer:
     """Runs a model on questions, in batches of rows of similar length.
 
     An answer does not depend on the other rows of the batch or on the padding, whether the model is edited or not.
+    Other threads that score or edit the model at the same time wait, since its mode, its generation configuration and
+    the ``forward`` of some layers change while it is scored.
 
     Args:
         tokenizer: the model's tokenizer.
@@ -97,7 +100,7 @@ class Scorer:
         pairs = [self.encode(prompt, answer) for prompt, answer in questions]
         rows = shared_rows(pairs)
         head, count = self._head(model), AnswerCount(sum(map(len, rows)))
-        with evaluating(model):
+        with model_lock(model), evaluating(model):
             trees = TreeScorer(model, head, self._pad, self.tokens_per_batch)
             answers, rows = trees.score(rows, count)
             for batch in batches_by_length([row[0].length for row in rows], self.tokens_per_batch):
@@ -177,7 +180,12 @@ class Scorer:
         ends, start_arguments = end_tokens(model, self.tokenizer), self._start_arguments(model)
         count = AnswerCount(len(prompts))
         drops_rows = is_complete is not None and sampling is None and can_drop_rows(model)
-        with evaluating(model), bare_generation_config(model), FewTokenLinears.for_generation(model).active():
+        with (
+            model_lock(model),
+            evaluating(model),
+            bare_generation_config(model),
+            FewTokenLinears.for_generation(model).active(),
+        ):
             for batch in self._unpadded_batches(model, encoded, limits, context):
                 ids, mask = pad_rows([encoded[index] for index in batch], self._pad, self._side, input_device(model))
                 begin = self._answer_column(ids)

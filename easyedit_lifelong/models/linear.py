@@ -50,7 +50,7 @@ class ReplacedForwards:
     Layers whose ``forward`` something else has replaced (another context, accelerate) keep that one.
 
     Args:
-        modules: the modules that contain the layers. Their weights must not be replaced as long as this object is used.
+        modules: the modules that contain the layers.
         replacement: returns a layer's new ``forward``; None for a module that is not replaced.
     """
 
@@ -82,15 +82,18 @@ class FewTokenLinears(ReplacedForwards):
     @classmethod
     def for_generation(cls, model: nn.Module) -> FewTokenLinears:
         """Return those of a model that generates text. A compiled model is not changed: it would be compiled again."""
-        is_compiled = any(part._compiled_call_impl is not None for part in model.modules())
-        return cls([] if is_compiled or isinstance(model, torch._dynamo.OptimizedModule) else [model])
+        return cls([] if any(_is_compiled(part) for part in model.modules()) else [model])
 
 
 def _fast_forward(layer: nn.Module) -> Callable[[Tensor], Tensor] | None:
     """Return a replacement of a layer's ``forward``; None if the layer is no plain linear layer in float32 on a CPU."""
     if type(layer) is not nn.Linear or not _is_fast(layer.weight) or quantised_weight(layer) is not None:
         return None
-    return few_rows_linear(layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
+
+    def forward(input: Tensor) -> Tensor:
+        return few_rows_product(input, layer.weight, layer.bias)
+
+    return forward
 
 
 def _is_free(layer: nn.Module) -> bool:
@@ -98,26 +101,36 @@ def _is_free(layer: nn.Module) -> bool:
     return "forward" not in vars(layer)
 
 
-def few_rows_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """Return the function of a linear layer with constant parameters, which computes few rows faster.
+def _is_compiled(module: nn.Module) -> bool:
+    """Return whether torch.compile has compiled a module, or its ``forward``."""
+    return (
+        isinstance(module, torch._dynamo.OptimizedModule)
+        or module._compiled_call_impl is not None
+        or hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")
+    )
 
-    More rows, or a weight that is not float32 on a CPU, are computed as by ``nn.Linear``.
+
+def few_rows_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the output of a linear layer with constant parameters, which is computed faster for few rows.
+
+    More rows, a weight that is not float32 on a CPU, and products under autocast are computed as by ``nn.Linear``.
 
     Args:
+        x: shape ``(…, inputs)``.
         weight: shape ``(outputs, inputs)``.
         bias: shape ``(outputs,)``; None for none.
+
+    Returns:
+        Shape ``(…, outputs)``.
     """
+    rows = x.reshape(-1, x.shape[-1])
     most_rows = _MAX_ROWS if len(weight) < _LARGE else _MAX_ROWS_OF_LARGE
-
-    def forward(x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        if len(rows) > most_rows or not _is_fast(weight):
-            return F.linear(x, weight, bias)
-        out = _FewRowsLinear.apply(rows, weight)
-        out = out if bias is None else out + bias
-        return out.view(*x.shape[:-1], -1)
-
-    return forward
+    weight, bias = weight.detach(), None if bias is None else bias.detach()
+    if len(rows) > most_rows or not _is_fast(weight) or torch.is_autocast_enabled("cpu"):
+        return F.linear(x, weight, bias)
+    out = _FewRowsLinear.apply(rows, weight)
+    out = out if bias is None else out + bias
+    return out.view(*x.shape[:-1], len(weight))
 
 
 def _is_fast(weight: Tensor) -> bool:

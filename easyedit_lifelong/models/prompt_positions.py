@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from easyedit_lifelong.models.attachment import Attachment
 
 _ATTRIBUTE = "_easyedit_lifelong_positions"
+_CONTINUOUS_BATCHING = "init_continuous_batching"
+"""The method of transformers that begins continuous batching; ``generate_batch`` calls it."""
 
 
 class PositionTracker(NotPicklable):
@@ -88,7 +90,7 @@ class PositionTracker(NotPicklable):
         self._users = 0
         self._in_pass = False
         self._forward_wrappers: list[CallWrapper] = []
-        self._generate_wrapper: CallWrapper | None = None
+        self._method_wrappers: list[CallWrapper] = []
 
     @classmethod
     def attach(cls, model: nn.Module, root: nn.Module | None = None) -> PositionTracker:
@@ -135,16 +137,14 @@ class PositionTracker(NotPicklable):
         self._users -= 1
         if self._users != 0:
             return
-        for wrapper in self._forward_wrappers:
+        for wrapper in (*self._forward_wrappers, *self._method_wrappers):
             wrapper.remove()
         self._forward_wrappers.clear()
-        if self._generate_wrapper is not None:
-            self._generate_wrapper.remove()
-            self._generate_wrapper = None
+        self._method_wrappers.clear()
         self.model.__dict__.pop(_ATTRIBUTE, None)
 
     def _wrap_calls(self) -> None:
-        """Store the tracker on the model, and wrap the model's ``forward`` and ``generate``."""
+        """Store the tracker on the model, and wrap the model's ``forward``, ``generate`` and continuous batching."""
         self.model.__dict__[_ATTRIBUTE] = self
         modules = [self.model]
         inner = getattr(self.model, "base_model", None)
@@ -152,7 +152,9 @@ class PositionTracker(NotPicklable):
             modules.append(inner)  # some callers run the inner model, without the language-model head
         self._forward_wrappers = [CallWrapper(module, self._pass_context) for module in modules]
         if hasattr(self.model, "generate"):
-            self._generate_wrapper = CallWrapper(self.model, self._generate_context, "generate")
+            self._method_wrappers.append(CallWrapper(self.model, self._generate_context, "generate"))
+        if hasattr(self.model, _CONTINUOUS_BATCHING):
+            self._method_wrappers.append(CallWrapper(self.model, _refuse_continuous_batching, _CONTINUOUS_BATCHING))
 
     @contextlib.contextmanager
     def using_lengths(self, lengths: Sequence[int] | Tensor, notes: dict[int, Any] | None = None) -> Iterator[None]:
@@ -260,6 +262,19 @@ class PositionTracker(NotPicklable):
         if past:
             return torch.ones_like(labelled_ends, dtype=torch.bool)
         return labelled_ends < 0
+
+
+def _refuse_continuous_batching(*_: Any) -> contextlib.AbstractContextManager[None]:
+    """Refuse a call that begins continuous batching.
+
+    Raises:
+        EditError: always.
+    """
+    raise EditError(
+        "transformers' continuous batching (generate_batch, or cache_implementation='paged') joins several prompts to "
+        "one row, in which edits can't find where prompts end. Use generate() with another cache on an edited model; "
+        "for a server, `easyedit-lifelong serve` has continuous batching."
+    )
 
 
 def full_prompt_layers(model: Any) -> Sequence[nn.Module]:

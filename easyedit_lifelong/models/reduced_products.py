@@ -72,8 +72,8 @@ def _reduced_forward(layer: Any) -> Callable[[Tensor], Tensor] | None:
     weight = (weight.t() if type(layer) is Conv1D else weight).to(torch.bfloat16).contiguous()
     bias = None if layer.bias is None else layer.bias.detach()
 
-    def forward(x: Tensor) -> Tensor:
-        product = F.linear(x.to(torch.bfloat16), weight).to(x.dtype)
+    def forward(input: Tensor) -> Tensor:
+        product = F.linear(input.to(torch.bfloat16), weight).to(input.dtype)
         return product if bias is None else product + bias
 
     return forward

@@ -28,8 +28,8 @@ class DecoderTracker(PositionTracker):
 
     def wrap_generate(self, model: Any) -> None:
         """Wrap ``generate``, which is a method of the full model, not of the decoder."""
-        if self._generate_wrapper is None and hasattr(model, "generate"):
-            self._generate_wrapper = CallWrapper(model, self._generate_context, "generate")
+        if not self._method_wrappers and hasattr(model, "generate"):
+            self._method_wrappers.append(CallWrapper(model, self._generate_context, "generate"))
 
     def _generate_context(self, *_: Any) -> contextlib.AbstractContextManager[None]:
         """Return the context in which a call of ``generate`` runs."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.evaluation.scorer import Scorer
+from tests.conformance.observe import snapshot_of
 from tests.support import thoroughness
 from tests.support.saved_edits import METHODS
 from tests.support.tiny_models import FAMILIES, build_model, build_tokenizer
@@ -28,6 +31,10 @@ PROMPTS = [
 
 def generated(model: Any) -> list[str]:
     return [Scorer(build_tokenizer()).generate(model, [prompt], 4)[0] for prompt in PROMPTS]
+
+
+def forced(model: Any) -> list[Any]:
+    return Scorer(build_tokenizer()).forced(model, [(prompt, "London moon") for prompt in PROMPTS])
 
 
 def padded_logits(model: Any, prompts: list[str]) -> torch.Tensor:
@@ -73,3 +80,38 @@ def test_an_edit_in_one_thread_does_not_disturb_generations_in_another() -> None
             assert generated(model) == expected
             n_checked += 1
         editing.result()
+
+
+@pytest.mark.parametrize("score", [generated, forced])
+def test_scoring_in_several_threads_leaves_the_model_as_it_was(score: Callable[[Any], Any]) -> None:
+    """The second thread begins in a pass of the first one, and ends after it, if it can."""
+    model = build_model("llama").train()
+    expected, config, modules = score(model), model.generation_config, snapshot_of(model).modules
+    first_thread = list[int]()
+    first_began, second_began, first_ended = threading.Event(), threading.Event(), threading.Event()
+
+    def wait(*_: Any) -> None:
+        if threading.get_ident() in first_thread:
+            first_began.set()
+            second_began.wait(1)
+            second_began.set()
+        else:
+            second_began.set()
+            first_ended.wait(1)
+
+    def score_first() -> Any:
+        first_thread.append(threading.get_ident())
+        try:
+            return score(model)
+        finally:
+            first_ended.set()
+
+    def score_second() -> Any:
+        first_began.wait(60)
+        return score(model)
+
+    with model.lm_head.register_forward_pre_hook(wait), ThreadPoolExecutor(2) as pool:
+        results = [pool.submit(score_first), pool.submit(score_second)]
+        assert [result.result() for result in results] == [expected, expected]
+    assert model.generation_config is config
+    assert snapshot_of(model).modules == modules

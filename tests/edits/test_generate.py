@@ -12,7 +12,7 @@ from transformers import DynamicCache, StaticCache, TextIteratorStreamer, TextSt
 
 from easyedit_lifelong.errors import EditError
 from tests.support.coachhook_edits import OTHERS
-from tests.support.edited_models import EDITS, PROMPTS, answers, inputs_of, plan
+from tests.support.edited_models import EDITS, PROMPTS, answers, inputs_of, plan, remove_all_edits
 from tests.support.tiny_models import build_model, build_tokenizer
 
 ALL_PROMPTS = [*PROMPTS, *OTHERS]
@@ -186,3 +186,17 @@ def test_streamers_receive_the_answer(edited: Any, capsys: pytest.CaptureFixture
     streamed = "".join(streamer)
     thread.join()
     assert streamed.split() == answer.split()
+
+
+def test_continuous_batching_is_refused(edited: Any) -> None:
+    """Its passes join prompts in one row. Within ``generate``, they would wait for its end, in another thread."""
+    inputs = inputs_of(PROMPTS[0])
+    with pytest.raises(EditError, match="easyedit-lifelong serve"):
+        edited.generate_batch(inputs["input_ids"].tolist(), generation_config=plan(), progress_bar=False)
+    with pytest.raises(EditError, match="easyedit-lifelong serve"):
+        edited.generate(inputs["input_ids"], generation_config=plan(), cache_implementation="paged")
+    model = build_model("llama")
+    before = set(vars(model))
+    EDITS["GRACE"](model, "llama")
+    remove_all_edits(model)
+    assert set(vars(model)) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -73,5 +74,20 @@ def test_transformers_attention_is_restored_after_an_error_and_after_nesting() -
     original = ALL_ATTENTION_FUNCTIONS["sdpa"]
     with pytest.raises(ZeroDivisionError), grouped_queries(), grouped_queries():
         raise ZeroDivisionError
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is original
+    assert not ALL_ATTENTION_FUNCTIONS._local_mapping
+
+
+def test_threads_group_queries_each_for_itself() -> None:
+    """A thread whose context ends after that of another one restores transformers' function, too."""
+    original, contexts = ALL_ATTENTION_FUNCTIONS["sdpa"], [grouped_queries(), grouped_queries()]
+    model = build_model("llama")
+    ungrouped = model(IDS, attention_mask=MASK).logits
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
+        first.submit(contexts[0].__enter__).result()
+        second.submit(contexts[1].__enter__).result()
+        assert torch.equal(model(IDS, attention_mask=MASK).logits, ungrouped), "queries of a third thread were grouped"
+        first.submit(contexts[0].__exit__, None, None, None).result()
+        second.submit(contexts[1].__exit__, None, None, None).result()
     assert ALL_ATTENTION_FUNCTIONS["sdpa"] is original
     assert not ALL_ATTENTION_FUNCTIONS._local_mapping

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from easyedit_lifelong.models.linear import FewTokenLinears
 from tests.support.thoroughness import examples
@@ -56,6 +57,12 @@ def test_equal_to_the_layer_in_more_dimensions(shape: tuple[int, ...]) -> None:
 def test_equal_to_the_layer_for_one_vector() -> None:
     torch.manual_seed(0)
     _assert_equal_to_the_layer(_layer(), torch.randn(24))
+
+
+@pytest.mark.parametrize("shape", [(0,), (2, 0)])
+def test_equal_to_the_layer_without_rows(shape: tuple[int, ...]) -> None:
+    """A layer of an expert that no token chose gets no rows."""
+    _assert_equal_to_the_layer(_layer(), torch.randn(*shape, 24))
 
 
 def test_equal_to_the_layer_for_an_input_that_is_not_contiguous() -> None:
@@ -109,6 +116,34 @@ def test_modules_other_than_plain_float32_linears_are_left_unchanged() -> None:
         assert patched(x) is x
     assert all(torch.equal(a, b) for a, b in zip(outputs, inside, strict=True))
     assert "forward" in patched.__dict__, "the forward of another patch was removed"
+
+
+def test_a_layer_called_with_its_arguments_name_gives_its_output() -> None:
+    layer, x = _layer(), torch.randn(2, 24)
+    expected = layer(input=x)
+    with FewTokenLinears([layer]).active():
+        torch.testing.assert_close(layer(input=x), expected)
+
+
+def test_autocast_rounds_few_rows_as_it_rounds_many() -> None:
+    """Keys of a prompt and of a generated token, which a cache joins, have the same dtype."""
+    layer, x = _layer(), torch.randn(2, 24)
+    with FewTokenLinears([layer]).active(), torch.autocast("cpu", torch.bfloat16):
+        rounded = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert rounded.dtype == torch.bfloat16
+        assert torch.equal(rounded, layer(x))
+
+
+def test_weights_that_are_replaced_or_moved_in_the_context_are_used() -> None:
+    layer, x = _layer(), torch.randn(2, 24)
+    other = _layer(outputs=40, inputs=24, kind=Subclass).weight * 2
+    with FewTokenLinears([layer]).active():
+        layer(x)
+        layer.weight = nn.Parameter(other)
+        torch.testing.assert_close(layer(x), F.linear(x, other, layer.bias))
+        layer.half()
+        assert layer(x.half()).dtype == torch.float16
 
 
 def _patched(model: nn.Module) -> list[str]:
@@ -178,6 +213,12 @@ def test_contexts_of_one_object_follow_each_other(llama: Any) -> None:
 def test_a_compiled_model_is_not_changed(llama: Any) -> None:
     with FewTokenLinears.for_generation(torch.compile(llama)).active():
         assert _patched(llama) == []
+    with FewTokenLinears.for_generation(nn.ModuleList([torch.compile(llama)])).active():
+        assert _patched(llama) == []
+    whole = build_model("llama")
+    whole.forward = torch.compile(whole.forward)  # as transformers documents it
+    with FewTokenLinears.for_generation(whole).active():
+        assert _patched(whole) == [""]
     llama.model.layers[0].compile()
     with FewTokenLinears.for_generation(llama).active():
         assert _patched(llama) == []

@@ -45,8 +45,7 @@ def test_sampling_draws_what_transformers_draws_on_a_cpu() -> None:
     options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 12, "pad_token_id": tokenizer.pad_token_id}
     torch.manual_seed(4)
     expected = model.generate(ids, do_sample=True, top_k=5, top_p=1.0, temperature=1.0, **options)
-    torch.manual_seed(4)
-    processors = LogitsProcessorList([TopKSampling(5)])
+    processors = LogitsProcessorList([TopKSampling(5, torch.Generator().manual_seed(4))])
     drawn = model.generate(ids, do_sample=False, logits_processor=processors, **options)
     assert torch.equal(drawn, expected)
     assert not torch.equal(drawn, model.generate(ids, do_sample=False, **options))
@@ -62,6 +61,17 @@ def test_the_states_of_other_random_generators_do_not_change() -> None:
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
     assert np.random.get_state()[1].tolist() == before[2]
+
+
+def test_what_other_threads_draw_at_the_same_time_changes_no_template() -> None:
+    model, tokenizer = build_model("llama"), build_tokenizer()
+    expected = context_templates(model, tokenizer, [[10, 5]], 0)
+
+    def draw(*_: Any) -> None:
+        torch.rand(1)
+
+    with model.lm_head.register_forward_hook(draw):
+        assert context_templates(model, tokenizer, [[10, 5]], 0) == expected
 
 
 def test_without_lengths_there_is_only_the_plain_template_which_callers_cannot_change() -> None:

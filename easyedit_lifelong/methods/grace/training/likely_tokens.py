@@ -9,6 +9,7 @@ their exponentials in an exact pass. Another exact pass at the end checks the va
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import dataclass, replace
 from typing import TypeGuard
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from easyedit_lifelong.models.encoding import IGNORED
-from easyedit_lifelong.models.linear import few_rows_linear
+from easyedit_lifelong.models.linear import few_rows_product
 from easyedit_lifelong.models.overrides import overridden
 from easyedit_lifelong.models.quantisation import quantised_weight
 
@@ -70,7 +71,8 @@ class LikelyTokens:
 
     def restricting_head(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which the head computes the logits of :attr:`union` alone."""
-        return overridden("forward", {self.head: few_rows_linear(self.weight, self.bias)})
+        forward = functools.partial(few_rows_product, weight=self.weight, bias=self.bias)
+        return overridden("forward", {self.head: forward})
 
     def classes_from(self, logits: Tensor) -> Tensor:
         """Return the logits of a row's likely tokens, and then one logit for all other tokens.
