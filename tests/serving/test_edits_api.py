@@ -192,6 +192,8 @@ def test_metrics_health_and_documentation(tmp_path: Path) -> None:
         (json.dumps(PARIS).encode(), None, "send JSON with the header 'Content-Type: application/json'"),
         (b"", "application/json", "the body: Field required"),
         (b"[3]", "application/json; charset=utf-8", "the body: Input should be a valid dictionary"),
+        (b'{"prompt": "\xff"}', "application/json", "the body is not UTF-8; send JSON in UTF-8"),
+        (b"[" * 100_000, "application/json", "the body is nested too deeply; send JSON in UTF-8"),
     ],
 )
 def test_a_body_that_is_not_json(tmp_path: Path, body: bytes, kind: str | None, message: str) -> None:
