@@ -279,8 +279,11 @@ def _methods_with_port(saved: SavedEdits, port: str, missing: str, manner: str) 
 
 
 def _reason(method: EditMethod, port: str, manner: str) -> str:
-    """Return the method's reason for lacking a port, or a general one."""
-    return method.reasons.get(port, f"{method.name}'s edits can't be removed {manner}")
+    """Return the method's reason for lacking a port, or a general one, and what to do instead."""
+    reason = method.reasons.get(port, f"{method.name}'s edits can't be removed {manner}")
+    if port == "remove" and method.remove_batches is not None:
+        return f"{reason.rstrip('.')}. Roll back to the end of a batch instead (rollback_to_batch, --to-batch)."
+    return reason
 
 
 def _names_of(methods: Sequence[EditMethod]) -> str:

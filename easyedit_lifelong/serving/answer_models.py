@@ -76,7 +76,9 @@ class TokenLogprob(_Answer):
 
     token: str
     logprob: float
-    bytes: list[int] = Field(description="The token's text in UTF-8.")
+    bytes: list[int] | None = Field(
+        description="The token's text in UTF-8; null for a part of a character, whose text is U+FFFD."
+    )
 
 
 class AnswerTokenLogprob(TokenLogprob):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from easyedit_lifelong.serving.generation import Row
+from easyedit_lifelong.serving.text_stream import INCOMPLETE
 
 
 class AnswerShape(ABC):
@@ -154,4 +155,5 @@ class ChatShape(AnswerShape):
     def _token(self, token: int, logprob: float) -> dict[str, Any]:
         """Return a token with its log probability."""
         text = self._decode([token])
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        is_whole = INCOMPLETE not in text
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if is_whole else None}

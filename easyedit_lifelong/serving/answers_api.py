@@ -149,7 +149,9 @@ async def _answer(
         job = served.engine.generate(rows, version)
         await _wait(request, job.finished, job, served, deadline)
         _count(served, question, rows)
-        return JSONResponse(shape.whole(), headers=_version_header(job.started.result()))
+        # Not on the event loop: to decode 16,000 tokens and 20 alternatives of each takes seconds.
+        content = await run_in_threadpool(shape.whole)
+        return JSONResponse(content, headers=_version_header(job.started.result()))
     pieces = Pieces(asyncio.get_running_loop(), rows)
     job = served.engine.generate(rows, version)
     job.finished.add_done_callback(lambda _: pieces.end())
@@ -203,14 +205,14 @@ async def _events(
             yield event(chunk)
         async for index, text in pieces.until(deadline):
             yield event(shape.chunk(index, text))
-        if not job.finished.done():
+        if not pieces.complete:
             yield event(served.timeout_error().body())
             return
         if (error := job.finished.exception()) is not None:
             yield event(api_error_of(error).body())
             return
         for index in range(len(job.rows)):
-            yield event(shape.last_chunk(index))
+            yield event(await run_in_threadpool(shape.last_chunk, index))
         if body.with_usage:
             yield event(shape.usage_chunk())
         _count(served, question, job.rows)

@@ -107,6 +107,9 @@ def install_error_handlers(app: FastAPI) -> None:
 
     async def refused(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
+        if isinstance(error.__cause__, (UnicodeDecodeError, RecursionError)):  # FastAPI could not parse the body
+            reason = "nested too deeply" if isinstance(error.__cause__, RecursionError) else "not UTF-8"
+            return ApiError(400, f"the body is {reason}; send JSON in UTF-8", code="invalid_value").response()
         headers = None if error.headers is None else dict(error.headers)
         return ApiError(error.status_code, str(error.detail), headers=headers).response()
 

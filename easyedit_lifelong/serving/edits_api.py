@@ -114,16 +114,23 @@ async def explain_prompt(body: ExplainBody, served: Asks) -> Response:
 
     version, explanation = await served.result_of(served.engine.run(explain, changes=False))
     layers = [] if explanation is None else [layer for layers in explanation.layers.values() for layer in layers]
-    answered_by = dict.fromkeys(getattr(layer, "answered_by", None) for layer in layers)
     content = {
         "object": "explanation",
         "version": version,
         "prompt": prompt,
-        "answered_by": [case_id for case_id in answered_by if case_id is not None],
+        "answered_by": list(dict.fromkeys(case_id for layer in layers for case_id in _answering(layer))),
         "text": "no edits" if explanation is None else str(explanation),
         "layers": {} if explanation is None else explanation.to_dict(),
     }
     return _answer(without_nan(content), version)
+
+
+def _answering(layer: Any) -> tuple[int | str, ...]:
+    """Return the cases that answered, by the explanation of a layer; none if the method does not know them."""
+    answered_by = getattr(layer, "answered_by", None)
+    if answered_by is None:
+        return ()
+    return answered_by if isinstance(answered_by, tuple) else (answered_by,)
 
 
 async def _change(served: Served, kind: str, change: Callable[[], Any]) -> Any:

@@ -217,7 +217,8 @@ class LiveModel:
         removal = self._method.remove
         if removal is None:
             reason = self._method.reasons.get("remove", f"{self._method.name} can't remove single edits.")
-            raise NotRemovableError(f"{reason} Roll back to the version before it.")
+            instead = "Roll back to a version without it instead (POST /v1/edits/rollback)."
+            raise NotRemovableError(f"{reason.rstrip('.')}. {instead}")
 
         def remove(*, check_only: bool = False) -> None:
             records = [record for record in removal.records(self.model) if record.case_id == edit_id]

@@ -12,8 +12,8 @@ _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _HELP = {
     "requests_total": "Answered HTTP requests.",
     "request_seconds": "Seconds from the arrival of a request to the beginning of its answer.",
-    "prompt_tokens_total": "Tokens of prompts.",
-    "generated_tokens_total": "Generated tokens.",
+    "prompt_tokens_total": "Tokens of the prompts of complete answers.",
+    "generated_tokens_total": "Tokens of complete answers.",
     "step_seconds": "Seconds of a step: a prefill, a token of each running answer, or a static batch.",
     "step_rows_total": "Answers that got tokens, added over all steps.",
     "changes_total": "Versions that were made.",

@@ -19,11 +19,15 @@ class Pieces:
     Args:
         loop: the event loop that reads them.
         rows: the rows; their ``on_text`` is set.
+
+    Attributes:
+        complete: whether the end has been marked: no further pieces are added.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, rows: Sequence[Row]) -> None:
         self._loop = loop
         self._queue: asyncio.Queue[tuple[int, str] | None] = asyncio.Queue()
+        self.complete = False
         for index, row in enumerate(rows):
             row.on_text = functools.partial(self._add, index)
 
@@ -32,10 +36,15 @@ class Pieces:
         self._put(None)
 
     async def until(self, deadline: float) -> AsyncIterator[tuple[int, str]]:
-        """Yield the index of a row and a piece of its text, up to the end or to a time of the monotonic clock."""
+        """Yield the index of a row and a piece of its text, up to the end or to a time of the monotonic clock.
+
+        If the pieces are complete at that time, all of them are yielded: a client can read more slowly than the answer
+        is generated.
+        """
         while True:
+            limit = None if self.complete else max(0.0, deadline - time.monotonic())
             try:
-                item = await asyncio.wait_for(self._queue.get(), max(0.0, deadline - time.monotonic()))
+                item = await asyncio.wait_for(self._queue.get(), limit)
             except asyncio.TimeoutError:
                 return
             if item is None:
@@ -48,7 +57,12 @@ class Pieces:
 
     def _put(self, item: tuple[int, str] | None) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has been closed, so nobody reads any more
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
+            self._loop.call_soon_threadsafe(self._receive, item)
+
+    def _receive(self, item: tuple[int, str] | None) -> None:
+        """Add an item to the queue. The event loop calls this."""
+        self.complete = item is None
+        self._queue.put_nowait(item)
 
 
 def event(data: Any) -> str:

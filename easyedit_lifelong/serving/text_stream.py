@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-_INCOMPLETE = "\ufffd"
+INCOMPLETE = "\ufffd"
 """What a tokenizer decodes an incomplete character to."""
 
 
@@ -34,7 +34,7 @@ class TextStream:
         if ends:
             self.stopped, self._text = True, self._text[: min(ends)]
             return self._emit(len(self._text))
-        complete = self._text.rstrip(_INCOMPLETE)
+        complete = self._text.rstrip(INCOMPLETE)
         return self._emit(len(complete) - self._held_back(complete))
 
     def finish(self) -> str:

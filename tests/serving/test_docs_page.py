@@ -30,6 +30,7 @@ addEventListener("load", async () => {
   const all = (name) => [...inside.querySelectorAll(name)];
   seen.requests = frame.contentWindow.performance.getEntriesByType("resource").map((entry) => entry.name);
   seen.headings = all("#operations h3").map((heading) => heading.textContent);
+  seen.summaries = all("small.detail").map((summary) => summary.textContent);
   seen.bodies = all("#schemas h3").map((heading) => heading.textContent);
   const targets = all("a[href^='#']").map((anchor) => anchor.getAttribute("href").slice(1));
   seen.broken = targets.filter((id) => !inside.getElementById(id));
@@ -98,6 +99,8 @@ def test_the_page_shows_each_operation_and_each_body(tmp_path: Path, width: int)
     seen, document = json.loads(html.unescape(title[1])), found["document"]
     assert [line for line in console if "favicon" not in line] == []
     assert seen["headings"] == list(map(str, operations_of(document)))
+    assert "Edit one fact, or a list of facts: all of them or none." in seen["summaries"]
+    assert all(summary.endswith((".", ")")) for summary in seen["summaries"])
     assert seen["bodies"] == sorted(document["components"]["schemas"])
     assert seen["broken"] == []
     assert {request.removeprefix(url) for request in seen["requests"]} == {"/page.css", "/docs.js", "/openapi.json"}

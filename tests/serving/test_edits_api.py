@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from easyedit_lifelong.edits.explain_prompt import Explanation
+from easyedit_lifelong.methods.coachhook.explain import CoachHookLayer, ScoreAtToken
+from easyedit_lifelong.serving.live_model import LiveModel
 from tests.support.chat_tokenizer import TEMPLATE
 from tests.support.http_servers import MODEL, local_server
 from tests.support.served_models import FACTS, PROMPTS, fine_tuning
@@ -192,6 +195,8 @@ def test_metrics_health_and_documentation(tmp_path: Path) -> None:
         (json.dumps(PARIS).encode(), None, "send JSON with the header 'Content-Type: application/json'"),
         (b"", "application/json", "the body: Field required"),
         (b"[3]", "application/json; charset=utf-8", "the body: Input should be a valid dictionary"),
+        (b'{"prompt": "\xff"}', "application/json", "the body is not UTF-8; send JSON in UTF-8"),
+        (b"[" * 100_000, "application/json", "the body is nested too deeply; send JSON in UTF-8"),
     ],
 )
 def test_a_body_that_is_not_json(tmp_path: Path, body: bytes, kind: str | None, message: str) -> None:
@@ -200,3 +205,13 @@ def test_a_body_that_is_not_json(tmp_path: Path, body: bytes, kind: str | None, 
         answer = server.client.post("/v1/edits", content=body, headers=headers)
         assert (answer.status_code, server.live.version) == (400, 0)
         assert message in answer.json()["error"]["message"]
+
+
+def test_an_explanation_names_all_edits_that_act(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = [ScoreAtToken("France", 1000.0, True, ("edit-2", "edit-1")), ScoreAtToken("is", 0.1, False)]
+    layers = [CoachHookLayer(path, 1.0, tokens) for path in ("first", "second")]
+    monkeypatch.setattr(LiveModel, "explain", lambda *_: Explanation(PROMPTS[0], None, {"CoachHook": layers}))
+    with local_server(tmp_path) as server:
+        explained = server.client.post("/v1/explain", json={"prompt": PROMPTS[0]}).json()
+    assert explained["answered_by"] == ["edit-2", "edit-1"]
+    assert explained["layers"]["coachhook"][0]["tokens"][0]["case_ids"] == ["edit-2", "edit-1"]

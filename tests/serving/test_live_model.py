@@ -91,7 +91,7 @@ def test_deletion_restores_bitwise_and_can_be_made_once(tmp_path: Path) -> None:
 def test_edits_in_batches_are_removed_by_rollback_only(tmp_path: Path) -> None:
     with live_model(tmp_path, fine_tuning()) as live:
         live.add(requests(0), "key")
-        with pytest.raises(NotRemovableError, match="Roll back to the version before it"):
+        with pytest.raises(NotRemovableError, match=r"in place\. Roll back to a version without it instead \(POST"):
             live.delete("f0", "key")
         assert live.version == 1
 

@@ -79,17 +79,18 @@ def local_server(
 
 @contextlib.contextmanager
 def network_server(
-    folder: Path, prepare: Callable[[Any], object] = lambda app: None, **settings: Any
+    folder: Path, prepare: Callable[[Any], object] = lambda app: None, hparams: Any = None, **settings: Any
 ) -> Iterator[tuple[str, LiveModel]]:
     """Run a server on a folder at a free port, in a thread; yield its URL and its model.
 
     Args:
         folder: the folder.
         prepare: receives the app before the server starts.
+        hparams: the hyperparameters of its edits; None for GRACE.
         **settings: the server's settings.
     """
     metrics = Metrics()
-    with live_model(folder) as live, open_socket("127.0.0.1", 0) as listening:
+    with live_model(folder, hparams) as live, open_socket("127.0.0.1", 0) as listening:
         live.tokenizer.chat_template = CHAT_TEMPLATE
         with running_engine(live, metrics) as engine:
             server = http_server(engine, ServerSettings(**{"name": MODEL, "max_tokens": 64, **settings}), metrics)

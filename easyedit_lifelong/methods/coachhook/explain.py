@@ -55,6 +55,11 @@ class CoachHookLayer:
     alpha: float | None
     tokens: list[ScoreAtToken]
 
+    @property
+    def answered_by(self) -> tuple[int | str, ...]:
+        """The cases whose updates acted at any token, in the order of the tokens; empty if the layer can't tell."""
+        return tuple(dict.fromkeys(case_id for token in self.tokens for case_id in token.case_ids))
+
     def lines(self) -> list[str]:
         """Return the layer as a heading, and a line for each token."""
         alpha = "in the weights, everywhere" if self.alpha is None else f"alpha {self.alpha:.4g}"

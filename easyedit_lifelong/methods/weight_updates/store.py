@@ -219,7 +219,7 @@ def batch_reasons(name: str) -> dict[str, str]:
     return {
         "remove": (
             f"{name}'s edits can't be rolled back one by one: each batch was computed with the batches before it in "
-            "place. Roll back to the end of a batch instead (rollback_to_batch, --to-batch)."
+            "place."
         ),
         "merge": (
             "every batch was computed with the batches before it in place, and is wrong after others. "

@@ -109,7 +109,7 @@ async function show() {
     Object.entries(methods).map(([method, operation]) => [path, method, operation]));
   document.getElementById("routes").replaceChildren(...operations.map(([path, method, operation]) =>
     element("li", "", element("span", "", link(idOf(path, method), `${method.toUpperCase()} ${path}`),
-      element("small", "detail", ...prose((operation.description ?? "").split(/(?<=[.:])\s/)[0]))))));
+      element("small", "detail", ...prose((operation.description ?? "").split(/(?<=\.)\s/)[0]))))));
   document.getElementById("operations").replaceChildren(...operations.map((entry) => operationSection(...entry)));
   document.getElementById("schemas").replaceChildren(...Object.entries(api.components.schemas).sort()
     .map(([name, schema]) => bodySection(name, schema)));

@@ -3,7 +3,7 @@
 const $ = (id) => document.getElementById(id);
 let model = "";
 
-/** Send a request; return the answer's JSON, or throw an error with the server's message. */
+/** Send a request; return the answer's JSON with its version, or throw an error with the server's message. */
 async function call(method, path, body) {
   const headers = {};
   if ($("key").value) headers.Authorization = `Bearer ${$("key").value}`;
@@ -11,7 +11,7 @@ async function call(method, path, body) {
   const answer = await fetch(path, { method, headers, body: body && JSON.stringify(body) });
   const content = await answer.json();
   if (!answer.ok) throw new Error(content.error.message);
-  return content;
+  return { ...content, editsVersion: answer.headers.get("X-Edits-Version") };
 }
 
 /** Run an action of a button: nothing else can be clicked meanwhile; an error is shown. */
@@ -71,6 +71,8 @@ async function refresh() {
     "Delete",
     () => remove(edit.id),
   )));
+  $("more-edits").textContent = latest(edits);
+  $("more-versions").textContent = latest(versions);
   $("versions").replaceChildren(...versions.data.map((version, index) => entry(
     `${version.version}: ${describe(version)}`,
     `${countOf(version.count)}${version.who ? `, ${version.who}, ${clock(version.time)}` : ""}`,
@@ -81,6 +83,11 @@ async function refresh() {
 
 function countOf(number) {
   return `${number} edit${number === 1 ? "" : "s"}`;
+}
+
+/** Say how many entries of a list are shown, if there are more. */
+function latest(list) {
+  return list.total > list.data.length ? `These are the latest ${list.data.length} of ${list.total}.` : "";
 }
 
 function clock(time) {
@@ -102,11 +109,27 @@ async function ask() {
   const [base, edited] = await Promise.all([complete(`${model}@base`), complete(model)]);
   $("base").textContent = base.choices[0].text;
   $("edited").textContent = edited.choices[0].text;
+  $("edited-version").textContent = `, version ${edited.editsVersion}`;
   $("why").textContent = "";
   $("explanation").hidden = true;
-  const explanation = await call("POST", "/v1/explain", { prompt });
+  await explain(prompt);
+}
+
+/** Show which edits act on a prompt, or why the method can't tell. */
+async function explain(prompt) {
+  let explanation;
+  try {
+    explanation = await call("POST", "/v1/explain", { prompt });
+  } catch (error) {
+    $("why").textContent = error.message;
+    return;
+  }
   const names = explanation.answered_by;
-  $("why").textContent = names.length ? `Answered by ${names.join(", ")}.` : "No edit answered.";
+  // A layer without this field does not know which edit answered.
+  const layers = Object.values(explanation.layers).filter(Array.isArray).flat();
+  const isKnown = layers.every((layer) => "answered_by" in layer);
+  if (names.length) $("why").textContent = `Answered by ${names.join(", ")}.`;
+  else if (isKnown) $("why").textContent = "No edit answered.";
   $("tokens-explained").textContent = explanation.text;
   $("explanation").hidden = false;
 }

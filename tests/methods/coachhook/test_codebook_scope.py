@@ -244,6 +244,7 @@ def test_explain_names_the_edit_that_acts(editor: CoachHookEditor) -> None:
         assert subject in {token.token.strip() for token in acting}
         assert all((token.score >= 1) == token.acts for token in layer.tokens)
         assert any(1 in token.case_ids for token in acting)
+        assert layer.answered_by == tuple(dict.fromkeys(case_id for token in acting for case_id in token.case_ids))
 
 
 @pytest.mark.parametrize(
