@@ -91,42 +91,43 @@ def tables_of(rows: Sequence[Row], runs: Sequence[RunFiles]) -> list[Comparison]
         rows: the rows of every table.
         runs: the runs that the rows are about.
     """
-    main = main_names(runs)
+    main, when = main_names(runs), when_scored(runs)
+    answers = " (portability: of answers' tokens)" if "portability" in main else ""
     where = f"of {common([run.model for run in runs])} on {common([run.data or 'unnamed data' for run in runs])}"
     definitions: tuple[tuple[str, str, Sequence[str]], ...] = (
         (
             "Edited facts, teacher-forced",
-            f"Shares of target tokens {where}, after all edits of each run (ES: directly after each edit).",
+            f"Shares of target tokens{answers} {where}, {when} (ES: directly after each edit or batch).",
             [name for name in main if name not in (*_GENERATED, *_UNCHANGED, *_UNRELATED)],
         ),
         (
             "Edited facts, generated",
-            f"Shares of greedy continuations {where} that begin with the target, after all edits of each run.",
+            f"Shares of greedy continuations {where} that begin with the target, {when}.",
             [name for name in main if name in _GENERATED],
         ),
         (
             "Edits asked in another form",
             "The edits' prompts asked in a chat (chat) or, if the edits were made in a chat, as plain prompts (plain): "
             "shares of target tokens (reliability), and of greedy answers that begin with the target or contain it, "
-            f"{where}, after all edits of each run.",
+            f"{where}, {when}.",
             _CARRIED_OVER,
         ),
         (
             "What the model writes after its answers",
             f"Shares of continuations of 60 tokens {where} that contain the old answer, and the mean entropy of their "
-            "n-grams after the answer, in bits (low if a text repeats itself), after all edits of each run.",
+            f"n-grams after the answer, in bits (low if a text repeats itself), {when}.",
             _CONTINUED,
         ),
         (
             "What the edits must not change",
             f"Agreement with the unedited model (locality, relation specificity) and shares of true answers' tokens "
-            f"(TRR, ARR), {where}, after all edits of each run.",
+            f"(TRR, ARR), {where}, {when}.",
             _UNCHANGED,
         ),
         (
             "Text and knowledge unrelated to the edits",
             "Perplexity of a held-out text, and accuracy on multiple-choice questions by log-likelihood, in all "
-            f"(capability) and per character (capability_norm), {where}, after all edits of each run.",
+            f"(capability) and per character (capability_norm), {where}, {when}.",
             _UNRELATED,
         ),
         (
@@ -202,6 +203,12 @@ def n_scored(run: RunFiles) -> int:
     """Return the number of edits in the last scores: those of the sample, else all, failed ones included."""
     sampled = run.curve[-1].get("sampled") if run.curve else None
     return sampled if isinstance(sampled, int) else run.n_edits + run.n_failed
+
+
+def when_scored(runs: Sequence[RunFiles]) -> str:
+    """Return after which edits the scores of runs were computed, as the end of a sentence."""
+    phrases = {False: "after all edits of each run", True: "after each batch of single-round runs"}
+    return ", or ".join(phrases[single] for single in sorted({run.is_single_round for run in runs}))
 
 
 def arrow(metric: str) -> str:

@@ -201,6 +201,7 @@ def _warnings(runs: Sequence[RunFiles]) -> list[str]:
         "models": {(run.model, run.setting("weights")) for run in runs},
         "data": {str(run.setting("requests_sha256") or run.data) for run in runs if run.data},
         "numbers of edits": {run.n_edits + run.n_failed for run in runs},
+        "protocols": {run.is_single_round for run in runs},
     }
     different = " and ".join(name for name, values in compared.items() if len(values) > 1)
     unfinished = ", ".join(run.folder.name for run in runs if not run.finished)

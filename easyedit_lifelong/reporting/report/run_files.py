@@ -16,6 +16,7 @@ from easyedit_lifelong.reporting.report.run_entries import (
     scores_of,
     sort_names,
 )
+from easyedit_lifelong.runs.experiment import SINGLE_ROUND
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ class RunFiles:
     def data(self) -> str:
         """The name of the data, without folders."""
         return self._setting_text("data").replace("\\", "/").rstrip("/").rpartition("/")[2]
+
+    @property
+    def is_single_round(self) -> bool:
+        """Whether each batch was edited alone, and rolled back after its scoring."""
+        return bool(self.setting("protocol") == SINGLE_ROUND)
 
     @property
     def finished(self) -> bool:
