@@ -206,12 +206,7 @@ def make_scoreboard(
         generates: whether answers are generated.
         unedited_answers: see :func:`run_experiment`.
     """
-    sample = plan.schedule.sample
-    generation_requests: list[EditRequest] | None = None if generates else []
-    if generates and sample is not None and plan.keeps_edits:
-        # With only_errors, some requests of the sample are skipped and others replace them in the final sample.
-        size = 2 * sample if plan.experiment.only_errors else sample
-        generation_requests = sample_of(checked.usable, size, plan.seed)
+    generation_requests = _generation_requests(plan, model, scorer, checked.usable) if generates else []
     generated_for = checked.usable if generation_requests is None else generation_requests
     carry_over = self_consistency = None
     if plan.experiment.carry_over:
@@ -232,6 +227,31 @@ def make_scoreboard(
         unedited_answers=unedited_answers,
         generated_retention=checked.inputs.generated_retention,
     )
+
+
+def _generation_requests(
+    plan: Plan, model: Any, scorer: Scorer, requests: list[EditRequest]
+) -> list[EditRequest] | None:
+    """Return the requests that can be in the sample of the last scoring; None for all.
+
+    With ``only_errors``, requests that the unedited model answers are mostly skipped, and others replace them in the
+    sample. So twice the sample of the others is added to twice the sample of all.
+
+    Args:
+        plan: the plan of the run.
+        model: the unedited model.
+        scorer: the scorer that runs the model.
+        requests: the requests of the run.
+    """
+    sample = plan.schedule.sample
+    if sample is None or not plan.keeps_edits:
+        return None
+    if not plan.experiment.only_errors:
+        return sample_of(requests, sample, plan.seed)
+    answers = scorer.forced(model, [(request.prompt, request.target_new) for request in requests])
+    wrong = [request for request, answer in zip(requests, answers, strict=True) if not answer.exact]
+    drawn = sample_of(requests, 2 * sample, plan.seed) + sample_of(wrong, 2 * sample, plan.seed)
+    return list({request.case_id: request for request in drawn}.values())
 
 
 def _rollback_scope(method: EditMethod, has_rollback: bool) -> str:

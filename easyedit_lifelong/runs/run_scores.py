@@ -190,7 +190,15 @@ def summarize(
         seed: the seed of the sample.
         **further: further entries.
     """
-    before = board.before(sample_of(state.attempted, sample, seed))
+    scored = sample_of(state.attempted, sample, seed)
+    before = board.before(scored)
+    if 0 < (answered := sum(map(board.generated.answered_before, scored))) < len(scored):
+        LOG.warning(
+            "the scores of the unedited model's generated answers are averages over %d of the %d scored edits: it did "
+            "not answer the others",
+            answered,
+            len(scored),
+        )
     metrics = state.final() | before.values
     by_subject = board.capability_by_subject(state.last_scores())
     intervals = {**state.last_scores().get("intervals", {}), **before.entry()["intervals"]}
