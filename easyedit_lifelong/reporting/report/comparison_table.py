@@ -81,15 +81,17 @@ def comparison_tables(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Co
         runs: the runs.
         names: their names.
     """
-    return tables_of([row_of(run, name) for run, name in zip(runs, names, strict=True)], runs)
+    rows = [row_of(run, name) for run, name in zip(runs, names, strict=True)]
+    return tables_of(rows, runs, unedited_cells(runs))
 
 
-def tables_of(rows: Sequence[Row], runs: Sequence[RunFiles]) -> list[Comparison]:
+def tables_of(rows: Sequence[Row], runs: Sequence[RunFiles], unedited: Mapping[str, Score]) -> list[Comparison]:
     """Return the tables of the main scores and of the costs; tables and columns without values are left out.
 
     Args:
         rows: the rows of every table.
         runs: the runs that the rows are about.
+        unedited: the scores of the unedited model, by the names under which runs record them.
     """
     main, when = main_names(runs), when_scored(runs)
     answers = " (portability: of answers' tokens)" if "portability" in main else ""
@@ -138,7 +140,6 @@ def tables_of(rows: Sequence[Row], runs: Sequence[RunFiles]) -> list[Comparison]
             COSTS,
         ),
     )
-    unedited = unedited_scores(runs)
     tables = [_compare_rows(rows, unedited, metrics, title, caption) for title, caption, metrics in definitions]
     return [table for table in tables if table.metrics]
 
@@ -152,7 +153,7 @@ def compare(runs: Sequence[RunFiles], names: Sequence[str], metrics: Sequence[st
         metrics: the columns; those without any value are left out.
     """
     rows = [row_of(run, name) for run, name in zip(runs, names, strict=True)]
-    return _compare_rows(rows, unedited_scores(runs), metrics, "", "")
+    return _compare_rows(rows, unedited_cells(runs), metrics, "", "")
 
 
 def row_of(run: RunFiles, name: str) -> Row:
@@ -162,7 +163,7 @@ def row_of(run: RunFiles, name: str) -> Row:
 
 
 def _compare_rows(
-    rows: Sequence[Row], unedited: Mapping[str, float], metrics: Sequence[str], title: str, caption: str
+    rows: Sequence[Row], unedited: Mapping[str, Score], metrics: Sequence[str], title: str, caption: str
 ) -> Comparison:
     """Return a table, with a row for the unedited model if its scores are known.
 
@@ -180,7 +181,7 @@ def _compare_rows(
         for row in best(metric, [cells_of_run[column].number for cells_of_run in cells]):
             cells[row][column] = replace(cells[row][column], best=True)
     names, scored, edits = [row.name for row in rows], [row.scored for row in rows], [row.edits for row in rows]
-    first = [_unedited_cell(metric, unedited) for metric in columns]
+    first = [replace(unedited.get(name_of_before(metric), Score(metric, "")), name=metric) for metric in columns]
     if not any(cell.value for cell in first):
         return Comparison(title, caption, names, edits, scored, columns, cells)
     unedited_scored = scored[0] if len(set(scored)) == 1 else None
@@ -199,6 +200,11 @@ def unedited_scores(runs: Sequence[RunFiles]) -> dict[str, float]:
     return {name: scores.pop() for name, scores in values.items() if len(scores) == 1}
 
 
+def unedited_cells(runs: Sequence[RunFiles]) -> dict[str, Score]:
+    """Return the unedited model's scores (:func:`unedited_scores`) as cells of a table."""
+    return {name: Score(name, shown(score, name), number=score) for name, score in unedited_scores(runs).items()}
+
+
 def n_scored(run: RunFiles) -> int:
     """Return the number of edits in the last scores: those of the sample, else all, failed ones included."""
     sampled = run.curve[-1].get("sampled") if run.curve else None
@@ -214,12 +220,6 @@ def when_scored(runs: Sequence[RunFiles]) -> str:
 def arrow(metric: str) -> str:
     """Return ↑ if a higher value of a metric is better, ↓ if a lower one is, else empty text."""
     return ARROWS.get(direction(metric), "")
-
-
-def _unedited_cell(metric: str, unedited: Mapping[str, float]) -> Score:
-    """Return the unedited model's score that corresponds to a score of the runs; empty if there is none."""
-    number = unedited.get(name_of_before(metric))
-    return Score(metric, shown(number, metric), number=number)
 
 
 def common(values: Sequence[str]) -> str:
