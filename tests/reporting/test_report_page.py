@@ -62,6 +62,14 @@ def assert_self_contained(page: Page, html: str) -> None:
     assert not re.search(r"(?:fill|stroke): #(?!0{6})[0-9a-f]{6}", html), "a colour doesn't follow the theme"
 
 
+def test_the_page_says_that_scores_are_those_of_a_sample(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", edits=40)
+    assert "sample" not in make_report(folder)[0].text
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    write_lines(folder / "metrics.jsonl", [*lines[:-1], {**lines[-1], "sampled": 7}])
+    assert "scores of a sample of 7 (ES: of all)" in make_report(folder)[0].text
+
+
 @pytest.mark.parametrize(
     ("method", "own", "figures"),
     [

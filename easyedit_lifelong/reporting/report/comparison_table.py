@@ -207,8 +207,7 @@ def unedited_cells(runs: Sequence[RunFiles]) -> dict[str, Score]:
 
 def n_scored(run: RunFiles) -> int:
     """Return the number of edits in the last scores: those of the sample, else all, failed ones included."""
-    sampled = run.curve[-1].get("sampled") if run.curve else None
-    return sampled if isinstance(sampled, int) else run.n_edits + run.n_failed
+    return run.n_edits + run.n_failed if run.n_sampled is None else run.n_sampled
 
 
 def when_scored(runs: Sequence[RunFiles]) -> str:

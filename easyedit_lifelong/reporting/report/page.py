@@ -159,6 +159,8 @@ def _facts(run: RunFiles) -> list[str]:
         facts.append(protocol)
     if isinstance(size, int) and size > 1:
         facts.append(f"batches of {size}")
+    if run.n_sampled is not None:
+        facts.append(f"scores of a sample of {run.n_sampled} (ES: of all)")
     facts += [f"{run.n_failed} failed"] if run.n_failed else []
     facts += [f"{run.n_skipped} skipped"] if run.n_skipped else []
     when = run.summary.get("finished")

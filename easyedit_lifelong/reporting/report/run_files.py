@@ -96,6 +96,12 @@ class RunFiles:
         return self._count("n_skipped", "skipped")
 
     @property
+    def n_sampled(self) -> int | None:
+        """Number of past edits in the last scoring, if it scored a sample of them."""
+        sampled = self._last_scoring().get("sampled")
+        return sampled if isinstance(sampled, int) else None
+
+    @property
     def n_requests(self) -> int | None:
         """Number of requests, if known."""
         number = self.setting("n_requests")
