@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
+
 from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.answer_matching import Generation
@@ -16,6 +18,7 @@ from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.multiple_choice import BY_SUBJECT
 from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
+from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.registry import Tracker
 from easyedit_lifelong.runs.run_folder import GENERATIONS, SCHEMA_VERSION, RunFolder
 from easyedit_lifelong.runs.state import RunState
@@ -223,5 +226,13 @@ def summarize(
         **({BY_SUBJECT: by_subject} if by_subject else {}),
         "timing": timing,
         "versions": package_versions(),
+        "machine": _machine(state.model),
         "finished": now(),
     }
+
+
+def _machine(model: Any) -> dict[str, Any]:
+    """Return what times and rounding depend on: the device, and the number of torch's threads."""
+    device = device_of(model)
+    name = {"name": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    return {"device": str(device), **name, "threads": torch.get_num_threads()}

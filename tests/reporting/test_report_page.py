@@ -62,6 +62,17 @@ def assert_self_contained(page: Page, html: str) -> None:
     assert not re.search(r"(?:fill|stroke): #(?!0{6})[0-9a-f]{6}", html), "a colour doesn't follow the theme"
 
 
+def test_pages_name_the_machine_and_warn_of_times_of_different_ones(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name, method=name) for name in "ab"]
+    assert "machines differ" not in make_report(*folders, out=tmp_path / "both.html")[0].text
+    for threads, folder in enumerate(folders, 1):
+        summary = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(json.dumps({**summary, "machine": {"device": "cpu", "threads": threads}}))
+    assert "cpu, 2 threads" in make_report(folders[1])[0].text
+    text = make_report(*folders, out=tmp_path / "both.html")[0].text
+    assert "machines differ (cpu, 1 thread; cpu, 2 threads): don't compare their times." in text
+
+
 def test_the_page_says_that_scores_are_those_of_a_sample(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", edits=40)
     assert "sample" not in make_report(folder)[0].text

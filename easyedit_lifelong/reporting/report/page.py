@@ -163,6 +163,7 @@ def _facts(run: RunFiles) -> list[str]:
         facts.append(f"scores of a sample of {run.n_sampled} (ES: of all)")
     facts += [f"{run.n_failed} failed"] if run.n_failed else []
     facts += [f"{run.n_skipped} skipped"] if run.n_skipped else []
+    facts += [run.machine] if run.machine else []
     when = run.summary.get("finished")
     return [*facts, f"finished {str(when)[:16].replace('T', ' ')} UTC" if when else "not finished"]
 
@@ -208,4 +209,6 @@ def _warnings(runs: Sequence[RunFiles]) -> list[str]:
     different = " and ".join(name for name, values in compared.items() if len(values) > 1)
     unfinished = ", ".join(run.folder.name for run in runs if not run.finished)
     sentences = [f"These runs have different {different}: compare them with care."] if different else []
+    if len(machines := dict.fromkeys(run.machine for run in runs if run.machine)) > 1:
+        sentences.append(f"These runs' machines differ ({'; '.join(machines)}): don't compare their times.")
     return sentences + ([f"Not finished: {unfinished}; their last scores so far are shown."] if unfinished else [])

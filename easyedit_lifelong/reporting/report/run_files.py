@@ -8,6 +8,7 @@ from typing import Any
 
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.methods.report_sections import RunRecord, is_number
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.report.run_entries import (
     Entry,
     Interval,
@@ -119,6 +120,14 @@ class RunFiles:
     def versions(self) -> Entry:
         """Versions of the packages, by name."""
         return as_mapping(self.summary.get("versions"))
+
+    @property
+    def machine(self) -> str:
+        """The device and the number of threads, as text; empty if unknown."""
+        machine = as_mapping(self.summary.get("machine"))
+        device, threads = machine.get("name") or machine.get("device"), machine.get("threads")
+        threads_text = counted(threads, "thread") if isinstance(threads, int) else ""
+        return ", ".join(filter(None, (str(device or ""), threads_text)))
 
     def setting(self, name: str) -> Any:
         """Return a setting of the summary, else of the configuration; None if neither has it."""
