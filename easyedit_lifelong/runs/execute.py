@@ -102,6 +102,7 @@ def execute(
     checked = check_data(plan, inputs, model, tokenizer, scorer)
     _warn_of_scorings_beyond(plan, len(checked.usable))
     config = run_config(plan, model, checked)
+    _warn_of_other_digests(plan.experiment, config)
     settings = summary_settings(plan, model, checked, config)
     with ExitStack() as stack:
         folder = _open_folder(plan, config)
@@ -176,6 +177,20 @@ def _warn_of_scorings_beyond(plan: Plan, n_edits: int) -> None:
             counted(n_edits, "edit"),
             ", ".join(map(str, beyond)),
         )
+
+
+def _warn_of_other_digests(experiment: Experiment, config: dict[str, Any]) -> None:
+    """Log a warning if a run's own config.yaml is executed with other data or weights than the run had."""
+    digests = {"requests_sha256": "the data, held-out facts, text or questions", "weights": "the model's weights"}
+    for key, content in digests.items():
+        recorded = experiment.recorded.get(key)
+        if recorded is not None and recorded != config["recorded"][key]:
+            LOG.warning(
+                "%s, recorded.%s: %s aren't those of the run that wrote this file, so scores differ from its scores",
+                experiment.source,
+                key,
+                content,
+            )
 
 
 def _open_folder(plan: Plan, config: dict[str, Any]) -> RunFolder | None:
