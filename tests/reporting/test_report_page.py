@@ -62,6 +62,15 @@ def assert_self_contained(page: Page, html: str) -> None:
     assert not re.search(r"(?:fill|stroke): #(?!0{6})[0-9a-f]{6}", html), "a colour doesn't follow the theme"
 
 
+def test_the_page_of_a_single_round_run_says_that_it_has_no_texts(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps({**summary, "protocol": "single-round"}))
+    (folder / "generations.jsonl").unlink()
+    text = make_report(folder)[0].text
+    assert "the run is single-round, and such runs store none" in text and "isn't finished" not in text
+
+
 def test_pages_name_the_machine_and_warn_of_times_of_different_ones(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / name, method=name) for name in "ab"]
     assert "machines differ" not in make_report(*folders, out=tmp_path / "both.html")[0].text
