@@ -71,7 +71,7 @@ def score_all(
         if judged is not None:
             scores |= judged.scores(outputs)
     scores |= _method_counts(state, counts)
-    if len(scored) < len(state.attempted):
+    if len(scored) < state.n_attempted:
         position["sampled"] = len(scored)
     seconds = time.perf_counter() - began
     state.seconds["scoring"] += seconds
@@ -206,7 +206,7 @@ def summarize(
     by_subject = board.capability_by_subject(state.last_scores())
     intervals = {**state.last_scores().get("intervals", {}), **before.entry()["intervals"]}
     timing = {
-        "seconds_per_edit": state.seconds["editing"] / max(len(state.attempted), 1),
+        "seconds_per_edit": state.seconds["editing"] / max(state.n_attempted, 1),
         "seconds_editing": state.seconds["editing"],
         "seconds_scoring": state.seconds["scoring"],
         "seconds_preparing": state.seconds["preparing"],
