@@ -240,7 +240,8 @@ def make_scoreboard(
         carry_over=carry_over,
         self_consistency=self_consistency,
         unedited_answers=unedited_answers,
-        generated_retention=checked.inputs.generated_retention,
+        # Single rounds score held-out facts by TRR alone.
+        generated_retention=checked.inputs.generated_retention if plan.keeps_edits else 0,
     )
 
 

@@ -122,6 +122,12 @@ class RunFiles:
         return as_mapping(self.summary.get("versions"))
 
     @property
+    def data_notes(self) -> list[str]:
+        """Sentences about the run's data, such as records that edit the same prompt."""
+        notes = self.summary.get("data_notes")
+        return [note for note in notes if isinstance(note, str)] if isinstance(notes, list) else []
+
+    @property
     def machine(self) -> str:
         """The device and the number of threads, as text; empty if unknown."""
         machine = as_mapping(self.summary.get("machine"))
