@@ -177,6 +177,7 @@ def test_csv_and_json_have_every_score_and_no_value_for_a_missing_one(tmp_path: 
     del runs[1].summary["metrics"]["generality"]
     unedited, a, b = csv.DictReader(io.StringIO(comparison_csv(runs, ["a", "b"])))
     assert (unedited["run"], unedited["ERR"], unedited["locality"]) == (UNEDITED, "0.05", "")
+    assert unedited["scored"] == "40", "as in the other tables"
     assert float(a["generality"]) == runs[0].scores()["generality"] and b["generality"] == ""
     assert (a["scored"], a["batch_size"], a["seconds_per_edit"]) == ("40", "1", "0.5")
     assert "peak_memory" not in a and "portability" not in a
