@@ -60,8 +60,11 @@ def load_model_for(hparams: Any) -> tuple[Any, Any]:
 def show_result(console: Console, result: RunResult, out: Path) -> None:
     """Print the final scores, the records that were left out, and the folder."""
     summary = result.summary
-    protocol = f", {summary['protocol']}" if "protocol" in summary else ""
-    score_table(console, result.metrics, f"\n{summary['method']}, {counted(summary['n_edits'], 'edit')}{protocol}")
+    title = f"\n{summary['method']}, {counted(summary['n_edits'], 'edit')}"
+    title += f", {summary['protocol']}" if "protocol" in summary else ""
+    sampled = result.curve[-1].get("sampled") if result.curve else None
+    title += f", scores of a sample of {sampled} (ES: of all)" if sampled else ""
+    score_table(console, result.metrics, title)
     harness_table(console, summary.get(LM_EVAL, {}))
     for skipped in summary.get("skipped", []):
         console.print(f"left out: {skipped['reason']}", highlight=False)

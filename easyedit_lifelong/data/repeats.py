@@ -1,11 +1,11 @@
-"""Requests of a dataset that edit a prompt more than once."""
+"""Prompts that a dataset edits more than once, and prompts that it edits although their answers should not change."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from easyedit_lifelong.data.reading_notes import list_shortly
-from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.data.request import EditRequest, Probe
 
 _SHOWN = 5
 
@@ -41,3 +41,48 @@ def repeat_notes(name: object, requests: Iterable[EditRequest]) -> list[str]:
             "Each request counts in the scores, so after the last edit all but one of a prompt fail."
         )
     return messages
+
+
+def edited_probe_notes(name: object, requests: Sequence[EditRequest], retention: Iterable[Probe]) -> list[str]:
+    """Return messages about locality prompts and held-out facts whose prompt a request edits to another answer.
+
+    Prompts are compared without regard to capitals and repeated spaces.
+
+    Args:
+        name: the dataset, for the messages.
+        requests: the requests of a run.
+        retention: its held-out facts.
+    """
+    edits: dict[str, dict[str, int | str]] = {}
+    for request in requests:
+        edits.setdefault(_key(request.prompt), {}).setdefault(request.target_new, request.case_id)
+
+    def editor(probe: Probe) -> int | str | None:
+        targets = edits.get(_key(probe.prompt), {})
+        return next((case for target, case in targets.items() if target.strip() != probe.answer.strip()), None)
+
+    locality = [
+        f"{request.case_id} (by {case})"
+        for request in requests
+        for probes in request.locality.values()
+        for probe in probes
+        if (case := editor(probe)) is not None
+    ]
+    held_out = [f"{number} (by {case})" for number, fact in enumerate(retention) if (case := editor(fact)) is not None]
+    messages = []
+    if locality:
+        messages.append(
+            f"{name}: locality prompts that another request edits ({len(locality)}): of case "
+            f"{list_shortly(locality, _SHOWN)}. Edits that succeed there lower the locality."
+        )
+    if held_out:
+        messages.append(
+            f"{name}: held-out facts that a request edits ({len(held_out)}): fact {list_shortly(held_out, _SHOWN)}. "
+            "Edits that succeed there lower TRR and ARR. Give held-out facts without them (--retention)."
+        )
+    return messages
+
+
+def _key(prompt: str) -> str:
+    """Return a prompt with single spaces and without capitals."""
+    return " ".join(prompt.split()).casefold()

@@ -62,12 +62,21 @@ def _make_probe(where: str, record: Any, fields: tuple[str, str]) -> Probe:
         if field == "label":
             value = label_as_text(value)
         if not isinstance(value, str) or not value.strip():
-            raise DataError(f"{where}, field {field!r}: is missing, empty or not text")
+            raise DataError(f"{where}, field {field!r}: {_problem(record, field)}")
         problem = encoding_problem(value)
         if problem:
             raise DataError(f"{where}, field {field!r}: {problem}")
         texts.append(value)
     return Probe(*texts)
+
+
+def _problem(record: Any, field: str) -> str:
+    """Return why a field of a record can't be used."""
+    if not isinstance(record, dict) or field in record:
+        return "is missing, empty or not text"
+    *pairs, last = (" and ".join(pair) for pair in _FIELDS)
+    names = ", ".join(map(str, record)) or "no fields"
+    return f"is missing; the record has {names}. Held-out facts have {', '.join(pairs)}, or {last}."
 
 
 def _pair_lists(name: str, questions: Any, answers: Any) -> list[dict[str, Any]]:

@@ -99,7 +99,7 @@ _SPECS = (
     MetricSpec(
         "TRR_f1",
         _GENERATED,
-        "TRR of question answering: F1 of generated answers, held-out prompts (at most as many as edits)",
+        "TRR of question answering: F1 of generated answers, held-out prompts (at most as many as requests)",
         _F1,
         _LIFELONG,
     ),

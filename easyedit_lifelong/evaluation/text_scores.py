@@ -21,7 +21,7 @@ from easyedit_lifelong.evaluation.perplexity import bounded_perplexity
 from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.models.devices import input_device
-from easyedit_lifelong.models.encoding import encode_text, pad_rows
+from easyedit_lifelong.models.encoding import beginning_of_text, encode_text, pad_rows
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.model_modes import evaluating
@@ -83,15 +83,18 @@ def read_text(path: Path | str) -> str:
 class HeldOutText:
     """A held-out text, divided into windows of tokens.
 
+    Each window begins with the beginning-of-text token if the tokenizer adds one: models that were trained with it
+    (Gemma, Llama) predict badly without it.
+
     Args:
         text: the text; what exceeds the windows is ignored.
         tokenizer: the model's tokenizer.
         model: the model, for the length of its context.
-        window: the number of tokens in a window.
+        window: the number of tokens in a window, without the beginning-of-text token.
         windows: the largest number of windows.
 
     Attributes:
-        rows: the tokens of each window.
+        rows: the tokens of each window, without the beginning-of-text token.
 
     Raises:
         DataError: the text has fewer than two tokens, or the model is not a causal language model.
@@ -103,7 +106,9 @@ class HeldOutText:
                 f"the perplexity of a text needs a causal language model; {type(model).__name__} is a "
                 f"{kind_of(model).value}. Leave the held-out text out."
             )
-        window = min(window, context_length(model) or window)
+        self._beginning = beginning_of_text(tokenizer)
+        context = context_length(model)
+        window = window if context is None else min(window, context - len(self._beginning))
         # 16 characters per token are more than enough: a long text need not be encoded to its end.
         ids = list(tokenizer(text[: window * windows * 16], add_special_tokens=False)["input_ids"])
         rows = [ids[begin : begin + window] for begin in range(0, min(len(ids), window * windows), window)]
@@ -122,9 +127,11 @@ class HeldOutText:
         by_window = []
         with evaluating(model):
             for row in self.rows:
-                ids, mask = pad_rows([row], 0, "right", device)
-                logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0, :-1].float()
-                by_window.append(F.cross_entropy(logits, ids[0, 1:].to(logits.device), reduction="none").tolist())
+                ids, mask = pad_rows([self._beginning + row], 0, "right", device)
+                first = len(self._beginning)
+                logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0, first:-1].float()
+                labels = ids[0, first + 1 :].to(logits.device)
+                by_window.append(F.cross_entropy(logits, labels, reduction="none").tolist())
         return by_window
 
 

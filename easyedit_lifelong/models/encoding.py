@@ -60,6 +60,11 @@ def repeated_beginnings(tokenizer: Any, ids: Sequence[int]) -> int:
     return count
 
 
+def beginning_of_text(tokenizer: Any) -> list[int]:
+    """Return the beginning-of-text token that a tokenizer adds to a text; empty if it adds none."""
+    return [token for token in encode_text(tokenizer, "a")[:1] if token == tokenizer.bos_token_id]
+
+
 def encode_pair(
     tokenizer: Any, prompt: str, target: str, joiner: str | None = None, *, eos: bool = False
 ) -> EncodedPair:

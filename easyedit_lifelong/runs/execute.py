@@ -103,6 +103,7 @@ def execute(
     checked = check_data(plan, inputs, model, tokenizer, scorer)
     _warn_of_scorings_beyond(plan, len(checked.usable))
     config = run_config(plan, model, checked)
+    _warn_of_other_digests(plan.experiment, config)
     settings = summary_settings(plan, model, checked, config)
     with ExitStack() as stack:
         folder = _open_folder(plan, config)
@@ -180,6 +181,20 @@ def _warn_of_scorings_beyond(plan: Plan, n_edits: int) -> None:
         )
 
 
+def _warn_of_other_digests(experiment: Experiment, config: dict[str, Any]) -> None:
+    """Log a warning if a run's own config.yaml is executed with other data or weights than the run had."""
+    digests = {"requests_sha256": "the data, held-out facts, text or questions", "weights": "the model's weights"}
+    for key, content in digests.items():
+        recorded = experiment.recorded.get(key)
+        if recorded is not None and recorded != config["recorded"][key]:
+            LOG.warning(
+                "%s, recorded.%s: %s aren't those of the run that wrote this file, so scores differ from its scores",
+                experiment.source,
+                key,
+                content,
+            )
+
+
 def _open_folder(plan: Plan, config: dict[str, Any]) -> RunFolder | None:
     """Open the folder of a new or an interrupted run; return None if the run writes no files."""
     if plan.out is None:
@@ -211,11 +226,7 @@ def make_scoreboard(
     sample = plan.schedule.sample if plan.keeps_edits else None  # a single round scores all edits
     # With only_errors, the samples are drawn from the requests that are not skipped, which are not known yet.
     scored_requests = None if plan.experiment.only_errors else ever_sampled(checked.usable, sample, plan.seed)
-    generation_requests: list[EditRequest] | None = None if generates else []
-    if generates and sample is not None:
-        # With only_errors, some requests of the sample are skipped and others replace them in the final sample.
-        size = 2 * sample if plan.experiment.only_errors else sample
-        generation_requests = sample_of(checked.usable, size, plan.seed)
+    generation_requests = _generation_requests(plan, model, scorer, checked.usable) if generates else []
     generated_for = checked.usable if generation_requests is None else generation_requests
     carry_over = self_consistency = None
     if plan.experiment.carry_over:
@@ -235,8 +246,34 @@ def make_scoreboard(
         carry_over=carry_over,
         self_consistency=self_consistency,
         unedited_answers=unedited_answers,
-        generated_retention=checked.inputs.generated_retention,
+        # Single rounds score held-out facts by TRR alone.
+        generated_retention=checked.inputs.generated_retention if plan.keeps_edits else 0,
     )
+
+
+def _generation_requests(
+    plan: Plan, model: Any, scorer: Scorer, requests: list[EditRequest]
+) -> list[EditRequest] | None:
+    """Return the requests that can be in the sample of the last scoring; None for all.
+
+    With ``only_errors``, requests that the unedited model answers are mostly skipped, and others replace them in the
+    sample. So twice the sample of the others is added to twice the sample of all.
+
+    Args:
+        plan: the plan of the run.
+        model: the unedited model.
+        scorer: the scorer that runs the model.
+        requests: the requests of the run.
+    """
+    sample = plan.schedule.sample
+    if sample is None or not plan.keeps_edits:
+        return None
+    if not plan.experiment.only_errors:
+        return sample_of(requests, sample, plan.seed)
+    answers = scorer.forced(model, [(request.prompt, request.target_new) for request in requests])
+    wrong = [request for request, answer in zip(requests, answers, strict=True) if not answer.exact]
+    drawn = sample_of(requests, 2 * sample, plan.seed) + sample_of(wrong, 2 * sample, plan.seed)
+    return list({request.case_id: request for request in drawn}.values())
 
 
 def _rollback_scope(method: EditMethod, has_rollback: bool) -> str:

@@ -128,6 +128,7 @@ class Experiment:
         schedule: when past edits are scored; with neither ``every`` nor ``at``, the loop's default.
         trackers: names of the trackers to report to.
         source: the experiment file, for messages; empty if the settings are arguments.
+        recorded: what the run that wrote the experiment file recorded, such as digests of its data and weights.
     """
 
     loop: str
@@ -150,6 +151,7 @@ class Experiment:
     schedule: Schedule = field(default_factory=Schedule)
     trackers: Sequence[str] = ()
     source: str = ""
+    recorded: Mapping[str, Any] = field(default_factory=dict)
 
     def setting(self, key: str, option: str) -> str:
         """Return what messages call a setting: the experiment file and its key, or the command-line option."""

@@ -152,6 +152,7 @@ def settings_of(file: Path, top: Mapping[str, Any], data: Data, problems: list[s
         schedule=schedule,
         trackers=top.get("trackers") or (),
         source=str(file),
+        recorded=top.get("recorded") or {},
     )
 
 

@@ -13,10 +13,10 @@ from easyedit_lifelong.data.holdout import split_rephrasings
 from easyedit_lifelong.data.multiple_choice import MultipleChoiceItem, read_multiple_choice
 from easyedit_lifelong.data.readers import check_usable, read_results
 from easyedit_lifelong.data.reading_notes import collected_messages
-from easyedit_lifelong.data.repeats import repeat_notes
+from easyedit_lifelong.data.repeats import edited_probe_notes, repeat_notes
 from easyedit_lifelong.data.request import EditRequest, Probe, check_unique
 from easyedit_lifelong.data.retention import read_retention
-from easyedit_lifelong.data.samples import CAPABILITY
+from easyedit_lifelong.data.samples import CAPABILITY, retention_probes
 from easyedit_lifelong.data.shuffling import shuffled
 from easyedit_lifelong.digests import file_digest
 from easyedit_lifelong.errors import DataError
@@ -82,12 +82,14 @@ def _read(experiment: Experiment, data: Data, seed: int) -> Inputs:
     reader = reader_of(data.path, data.format)
     with collected_messages() as notes:
         records, unusable = _read_records(experiment, data, reader, seed)
-    for note in repeat_notes(data.path, records):
+    retention = _read_retention(experiment)
+    held_out = retention_probes() if retention is None else retention
+    for note in repeat_notes(data.path, records) + edited_probe_notes(data.path, records, held_out):
         LOG.warning("%s", note)
         notes.append(note)
     return Inputs(
         split_rephrasings(records, data.edit_with, seed),
-        _read_retention(experiment),
+        retention,
         _read_text(experiment),
         _read_capability(experiment),
         name=data.path,

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
+
 from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.answer_matching import Generation
@@ -16,6 +18,7 @@ from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.multiple_choice import BY_SUBJECT
 from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
+from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.registry import Tracker
 from easyedit_lifelong.runs.run_folder import GENERATIONS, SCHEMA_VERSION, RunFolder
 from easyedit_lifelong.runs.state import RunState
@@ -68,7 +71,7 @@ def score_all(
         if judged is not None:
             scores |= judged.scores(outputs)
     scores |= _method_counts(state, counts)
-    if len(scored) < len(state.attempted):
+    if len(scored) < state.n_attempted:
         position["sampled"] = len(scored)
     seconds = time.perf_counter() - began
     state.seconds["scoring"] += seconds
@@ -190,12 +193,20 @@ def summarize(
         seed: the seed of the sample.
         **further: further entries.
     """
-    before = board.before(sample_of(state.attempted, sample, seed))
+    scored = sample_of(state.attempted, sample, seed)
+    before = board.before(scored)
+    if 0 < (answered := sum(map(board.generated.answered_before, scored))) < len(scored):
+        LOG.warning(
+            "the scores of the unedited model's generated answers are averages over %d of the %d scored edits: it did "
+            "not answer the others",
+            answered,
+            len(scored),
+        )
     metrics = state.final() | before.values
     by_subject = board.capability_by_subject(state.last_scores())
     intervals = {**state.last_scores().get("intervals", {}), **before.entry()["intervals"]}
     timing = {
-        "seconds_per_edit": state.seconds["editing"] / max(len(state.attempted), 1),
+        "seconds_per_edit": state.seconds["editing"] / max(state.n_attempted, 1),
         "seconds_editing": state.seconds["editing"],
         "seconds_scoring": state.seconds["scoring"],
         "seconds_preparing": state.seconds["preparing"],
@@ -215,5 +226,13 @@ def summarize(
         **({BY_SUBJECT: by_subject} if by_subject else {}),
         "timing": timing,
         "versions": package_versions(),
+        "machine": _machine(state.model),
         "finished": now(),
     }
+
+
+def _machine(model: Any) -> dict[str, Any]:
+    """Return what times and rounding depend on: the device, and the number of torch's threads."""
+    device = device_of(model)
+    name = {"name": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    return {"device": str(device), **name, "threads": torch.get_num_threads()}

@@ -57,7 +57,8 @@ class RunState:
 
     Attributes:
         model: the model, as edited so far.
-        attempted: the requests that were not skipped, in order.
+        attempted: the requests that were not skipped, in order; of edits that are scored again with the questions of
+            other data, the requests of those data.
         journal: the lines of the journal.
         curve: the scores of each scoring, in order.
         success: ES of each attempted request, right after its edit.
@@ -74,6 +75,11 @@ class RunState:
     seconds: dict[str, float] = field(
         default_factory=lambda: {"preparing": 0.0, "editing": 0.0, "scoring": 0.0, "io": 0.0}
     )
+
+    @property
+    def n_attempted(self) -> int:
+        """Number of edits that were made or failed."""
+        return self.counts["edited"] + self.counts["failed"]
 
     def record(self, entry: dict[str, Any]) -> None:
         """Add a line of the journal. The caller adds the line's request to ``attempted``."""

@@ -71,8 +71,9 @@ def test_held_out_facts_have_a_default(lifelong_cli: RunCommand) -> None:
 
 
 def test_the_schedule_options_determine_the_scorings(lifelong_cli: RunCommand) -> None:
-    code, _, err = lifelong_cli.run("--eval-at", "1,2", "--eval-sample", 1)
+    code, out, err = lifelong_cli.run("--eval-at", "1,2", "--eval-sample", 1)
     assert code == 0, err
+    assert "3 edits, scores of a sample of 1 (ES: of all)" in out
     lines = [json.loads(line) for line in (lifelong_cli.out / "metrics.jsonl").read_text().splitlines()]
     assert [(line["n_edits"], line.get("sampled")) for line in lines] == [(1, None), (2, 1), (3, 1)]
 

@@ -127,6 +127,10 @@ def test_other_data_ask_further_questions_about_the_edits(lifelong_cli: RunComma
     other.write_text(json.dumps([further, {"prompt": "what else", "target_new": "nothing"}]))
     rescored = _rescored(lifelong_cli, "--data", other)
     assert (rescored["n_requests"], rescored["n_edits"], rescored["data"]) == (1, 3, str(other))
+    (scoring,) = _lines(lifelong_cli.out / "rescored" / "metrics.jsonl")
+    assert scoring["sampled"] == 1, "the scores are averages over one of three edits"
+    timing = rescored["timing"]
+    assert timing["seconds_per_edit"] == pytest.approx(timing["seconds_editing"] / 3)
     assert "portability" in rescored["metrics"]
     assert "portability" not in lifelong_cli.summary()["metrics"]
     other.write_text(json.dumps([{"prompt": "what else", "target_new": "nothing"}]))

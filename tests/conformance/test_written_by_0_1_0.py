@@ -62,9 +62,10 @@ def entries_of(path: Path) -> list[dict[str, Any]]:
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
-    """Return a run's summary without its times and the versions of packages."""
+    """Return a run's summary without its times, its machine and the versions of packages."""
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return {name: value for name, value in summary.items() if name not in ("timing", "memory", "finished", "versions")}
+    left_out = ("timing", "memory", "finished", "versions", "machine")
+    return {name: value for name, value in summary.items() if name not in left_out}
 
 
 def parts_of(folder: Path) -> list[dict[str, Any]]:

@@ -1,9 +1,9 @@
-"""Prompts that several requests edit are reported."""
+"""Prompts that several requests edit are reported, and edited prompts whose answers should not change."""
 
 from __future__ import annotations
 
-from easyedit_lifelong.data.repeats import repeat_notes
-from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.data.repeats import edited_probe_notes, repeat_notes
+from easyedit_lifelong.data.request import EditRequest, Probe
 
 
 def _requests(*facts: tuple[str, str]) -> list[EditRequest]:
@@ -32,3 +32,20 @@ def test_a_long_list_is_shortened() -> None:
     (note,) = repeat_notes("facts.json", _requests(*[("a", "x")] * 9))
     assert "(8)" in note
     assert "and 3 more" in note
+
+
+def test_edited_prompts_among_the_probes_are_reported() -> None:
+    near = {"near": (Probe("The capital of  Spain is", "Madrid"), Probe("c", "x"))}
+    requests = [
+        EditRequest(0, "The capital of France is", "Lyon", locality=near),
+        EditRequest(7, "the capital of Spain is", "Seville"),
+    ]
+    retention = [
+        Probe("p", "a"),
+        Probe("The capital of France is", "Paris"),
+        Probe("The capital of Spain is", "Seville"),
+    ]
+    locality, held_out = edited_probe_notes("facts.json", requests, retention)
+    assert locality.startswith("facts.json: locality prompts that another request edits (1): of case 0 (by 7).")
+    assert held_out.startswith("facts.json: held-out facts that a request edits (1): fact 1 (by 0).")
+    assert edited_probe_notes("facts.json", requests[:1], retention[:1]) == []

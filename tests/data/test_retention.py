@@ -57,6 +57,11 @@ def test_graces_lists_of_questions_and_answers_are_read(tmp_path: Path) -> None:
         ('[{"prompt": "p", "answer": " "}]', "record 0, field 'answer'"),
         ('[{"loc": "p"}]', "record 0, field 'loc_ans': is missing"),
         ('[{"loc": "p", "loc_ans": "a"}, {"prompt": "p", "answer": "a"}]', "record 1, field 'loc': is missing"),
+        (
+            '[{"question": "p", "answer": ["a", "b"]}]',
+            "record 0, field 'prompt': is missing; the record has question, answer. Held-out facts have prompt and "
+            "answer, loc and loc_ans, or text and label.",
+        ),
         ('["p"]', "record 0"),
         ('[{"prompt": "p", "answer": "a\\ud83d"}]', "record 0, field 'answer': holds an incomplete character"),
         ('{"prompt": "p", "answer": "a"}', "must hold a list"),

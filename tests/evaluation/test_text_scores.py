@@ -11,7 +11,7 @@ import torch
 
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.evaluation.text_scores import HeldOutText, ngram_entropy, perplexity, read_text
-from tests.support.tiny_models import WORDS, build_model
+from tests.support.tiny_models import WORDS, build_model, build_tokenizer, with_beginning_token
 
 
 def test_entropy_equals_a_value_computed_by_hand() -> None:
@@ -47,6 +47,24 @@ def test_perplexity_equals_that_of_single_tokens(family: str, tokenizer: Any) ->
     nll = held_out.nll(model)
     assert [len(row) for row in nll] == [7, 7, 3]
     assert perplexity(nll) == pytest.approx(math.exp(total / n), rel=1e-3)
+
+
+def test_windows_begin_with_the_beginning_of_text_token_if_the_tokenizer_adds_one() -> None:
+    tokenizer, model = with_beginning_token(build_tokenizer()), build_model("llama")
+    text = " ".join(WORDS[:20])
+    (bos, *ids), total, n = tokenizer(text)["input_ids"], 0.0, 0
+    assert bos == tokenizer.bos_token_id
+    for begin in range(0, len(ids), 8):
+        window = [bos, *ids[begin : begin + 8]]
+        with torch.no_grad():
+            log_p = model(input_ids=torch.tensor([window])).logits[0].double().log_softmax(dim=-1)
+        total -= sum(float(log_p[column - 1, window[column]]) for column in range(2, len(window)))
+        n += len(window) - 2
+    nll = HeldOutText(text, tokenizer, model, window=8).nll(model)
+    assert [len(row) for row in nll] == [7, 7, 3]
+    assert perplexity(nll) == pytest.approx(math.exp(total / n), rel=1e-3)
+    longest = HeldOutText(" ".join(WORDS * 20), tokenizer, model, window=1000).rows
+    assert len(longest[0]) == 63, "a window exceeds the model's context"
 
 
 def test_windows_and_the_models_context_limit_what_is_read(tokenizer: Any) -> None:

@@ -73,6 +73,20 @@ def test_an_interval_is_a_band_for_a_curve_and_a_bar_for_a_point(tmp_path: Path)
         assert [list(path.vertices[:, 1]) for path in plot.collections[0].get_paths()] == [[0.4, 0.6]]
 
 
+def test_a_caption_says_what_the_bootstrap_draws(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run", edits=40, points=4))
+    for entry in run.curve:
+        entry["ARR"] = 1.0
+    with figure_options():
+        captions = {plot.name: plot.caption for plot in score_plots(run)}
+        run.summary["protocol"] = "single-round"
+        single_round = {plot.name: plot.caption for plot in score_plots(run)}
+    over = "Bands are 95 % bootstrap intervals over requests"
+    assert f"{over} (TRR: held-out facts; ARR: requests and held-out facts)." in captions["scores-grace"]
+    assert f"{over}." in captions["scores-easyedit"]
+    assert f"{over} (TRR: batches)." in single_round["scores-grace"]
+
+
 def test_forty_runs_have_forty_different_styles() -> None:
     styles = [tuple(map(str, series_style(n).values())) for n in range(40)]
     assert len(set(styles)) == 40

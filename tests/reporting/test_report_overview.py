@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from easyedit_lifelong.reporting.report.comparison import MAX_BANDS, comparison_plots
-from easyedit_lifelong.reporting.report.comparison_table import UNEDITED
+from easyedit_lifelong.reporting.report.comparison_table import UNEDITED, comparison_tables
 from easyedit_lifelong.reporting.report.overview import bar, overview_of
 from easyedit_lifelong.reporting.report.page import comparison_page
 from easyedit_lifelong.reporting.report.read import read_run
@@ -34,6 +34,20 @@ def test_the_overview_says_what_the_runs_are_and_what_each_column_means(tmp_path
     column = overview.table.metrics.index("locality")
     assert overview.table.cells[1][column].number == runs[0].scores()["locality"]
     assert overview.table.cells[2][column].value == ""
+
+
+def test_scores_of_single_round_runs_are_not_called_those_after_all_edits(tmp_path: Path) -> None:
+    runs = _runs(tmp_path, 2)
+    for run in runs:
+        run.summary.update(n_edits=40, protocol="consecutive")
+    assert overview_of(runs, ["a", "b"]).about.endswith("Scores are those after all edits of each run.")
+    runs[1].summary["protocol"] = "single-round"
+    mixed = "after all edits of each run, or after each batch of single-round runs"
+    assert overview_of(runs, ["a", "b"]).about.endswith(f"Scores are those {mixed}.")
+    assert all(mixed in table.caption for table in comparison_tables(runs, ["a", "b"]) if table.title != "Costs")
+    with figure_options():
+        assert "These runs have different protocols: compare them with care." in comparison_page(runs, ["a", "b"])[0]
+    assert overview_of(runs[1:], ["b"]).about.endswith("Scores are those after each batch of single-round runs.")
 
 
 def test_a_run_of_edits_without_reliability_shows_err(tmp_path: Path) -> None:

@@ -62,6 +62,43 @@ def assert_self_contained(page: Page, html: str) -> None:
     assert not re.search(r"(?:fill|stroke): #(?!0{6})[0-9a-f]{6}", html), "a colour doesn't follow the theme"
 
 
+def test_the_page_of_a_single_round_run_says_what_it_lacks(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps({**summary, "protocol": "single-round"}))
+    (folder / "generations.jsonl").unlink()
+    text = make_report(folder)[0].text
+    assert "the run is single-round, and such runs store none" in text and "isn't finished" not in text
+    assert "they don't say what the model retains of earlier batches" in text
+
+
+def test_the_page_has_the_notes_about_the_data(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text())
+    notes = ["facts.json: prompts with several targets (1): <b>0</b>.", 7]
+    (folder / "summary.json").write_text(json.dumps({**summary, "data_notes": notes}))
+    assert "facts.json: prompts with several targets (1): <b>0</b>." in make_report(folder)[0].text
+
+
+def test_pages_name_the_machine_and_warn_of_times_of_different_ones(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name, method=name) for name in "ab"]
+    assert "machines differ" not in make_report(*folders, out=tmp_path / "both.html")[0].text
+    for threads, folder in enumerate(folders, 1):
+        summary = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(json.dumps({**summary, "machine": {"device": "cpu", "threads": threads}}))
+    assert "cpu, 2 threads" in make_report(folders[1])[0].text
+    text = make_report(*folders, out=tmp_path / "both.html")[0].text
+    assert "machines differ (cpu, 1 thread; cpu, 2 threads): don't compare their times." in text
+
+
+def test_the_page_says_that_scores_are_those_of_a_sample(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", edits=40)
+    assert "sample" not in make_report(folder)[0].text
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    write_lines(folder / "metrics.jsonl", [*lines[:-1], {**lines[-1], "sampled": 7}])
+    assert "scores of a sample of 7 (ES: of all)" in make_report(folder)[0].text
+
+
 @pytest.mark.parametrize(
     ("method", "own", "figures"),
     [

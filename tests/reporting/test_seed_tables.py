@@ -51,3 +51,16 @@ def test_the_best_mean_is_marked(runs: list[RunFiles]) -> None:
     column = table.metrics.index("ERR")
     numbers = [cells[column].number for cells in table.cells[1:]]
     assert [cells[column].best for cells in table.cells[1:]] == [number == max(numbers) for number in numbers]
+
+
+def test_the_unedited_model_has_the_mean_over_seeds_of_scores_in_which_seeds_differ(runs: list[RunFiles]) -> None:
+    """Each seed draws its own records of shuffled data."""
+    for seed, run in enumerate(runs[:2]):
+        run.summary["hparams"]["seed"] = seed
+        run.summary["metrics"]["reliability_before"] = 0.1 + 0.2 * seed
+    table = next(table for table in seed_tables({"a": runs[:2], "b": runs[:2]}) if "ERR" in table.metrics)
+    assert table.names[0] == UNEDITED
+    assert table.cells[0][table.metrics.index("ERR")].value == f"0.200 ± {statistics.stdev([0.1, 0.3]):.3f}"
+    assert table.cells[0][table.metrics.index("generality")].value == "0.040"
+    one_seed = next(table for table in seed_tables({"a": runs[:1], "b": runs[1:2]}) if "ERR" in table.metrics)
+    assert one_seed.cells[0][one_seed.metrics.index("generality")].value == "0.040"

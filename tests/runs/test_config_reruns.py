@@ -41,7 +41,11 @@ def assert_same_run(folder: Path, other_folder: Path) -> None:
 
 @pytest.mark.parametrize("command", ["lifelong", "consecutive"])
 def test_the_config_of_a_run_repeats_the_run(
-    tmp_path: Path, checkpoint: Path, command: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    checkpoint: Path,
+    command: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")  # the relative paths are read from another folder afterwards
@@ -82,6 +86,10 @@ def test_the_config_of_a_run_repeats_the_run(
         "with --resume, the default folder must be that of the run"
     )
     assert (tmp_path / "again" / "summary.json").exists()
+    assert "recorded." not in caplog.text
+    (tmp_path / "work" / "held.json").write_text(json.dumps([{**RETENTION[0], "answer": "snow"}]))
+    assert main(["run", "work/run/config.yaml", "--out", "changed"]) == 0
+    assert "config.yaml, recorded.requests_sha256: the data, held-out facts, text or questions aren't" in caplog.text
     (tmp_path / "work" / "facts.json").write_text(json.dumps(FACTS[:2]))
     assert main(["run", "work/run/config.yaml", "--out", "other"]) == 1, "changed data must be refused"
 

@@ -55,6 +55,17 @@ def test_contradicting_records_are_reported_in_a_run_s_notes(tmp_path: Path, cap
     assert read_inputs(experiment_of(Data(str(file), edits=2)), 0).notes == [], "only the run's requests count"
 
 
+def test_an_edited_held_out_fact_is_reported_in_a_run_s_notes(tmp_path: Path) -> None:
+    file, held_out = tmp_path / "f.json", tmp_path / "held.json"
+    file.write_text(json.dumps([*FACTS, {"prompt": "The capital city of France is", "target_new": "Lyon"}]))
+    held_out.write_text(json.dumps([{"prompt": "P1", "answer": "a"}]))
+    (note,) = read_inputs(experiment_of(Data(str(file))), 0).notes
+    assert "held-out facts that a request edits (1): fact 0 (by 3)" in note, "the sample data's facts are the default"
+    (note,) = read_inputs(experiment_of(Data(str(file)), retention=str(held_out)), 0).notes
+    assert "fact 0 (by 1)" in note
+    assert read_inputs(experiment_of(Data(str(file)), retention=()), 0).notes == []
+
+
 def test_sample_data_are_described_by_their_name() -> None:
     inputs = read_inputs(experiment_of(Data(str(ZSRE), edits=1), retention=()), 0)
     assert inputs.source is not None

@@ -41,6 +41,19 @@ def test_only_errors_skips_requests_that_the_model_answers_already(diary: Diary,
     )
 
 
+@pytest.mark.parametrize("unknown", range(6))
+def test_the_unedited_model_generates_for_the_sample_although_most_requests_are_skipped(
+    diary: Diary, diary_table: TableModel, unknown: int
+) -> None:
+    prompts = [f"the {word} is" for word in ("sea", "river", "king", "bird", "snow", "song")]
+    for prompt in prompts[:unknown] + prompts[unknown + 1 :]:
+        diary_table.learn(prompt, "Rome")
+    facts = [{"prompt": prompt, "target_new": "Rome"} for prompt in prompts]
+    result = run_diary(diary_table, facts, only_errors=True, eval_sample=1)
+    assert (result.summary["n_edits"], result.summary["n_skipped"]) == (1, 5)
+    assert (result.metrics["generation_match_before"], result.metrics["generation_match"]) == (0, 1)
+
+
 def test_a_run_that_skips_every_request_ends_without_edits(diary: Diary, diary_table: TableModel) -> None:
     diary_table.learn("blue sea and", "summer snow")
     result = run_diary(diary_table, FACTS[4:], only_errors=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from easyedit_lifelong.data.request import Probe
@@ -79,6 +80,7 @@ def test_the_summary_has_all_fields_and_consistent_times(diary: Diary, diary_tab
     assert all(isinstance(score, float) and score >= 0 for score in metrics.values())
     assert summary["metric_kinds"] == {name: METRICS[name].kind for name in metrics}
     assert set(summary["versions"]) >= {"python", "torch", "transformers", "numpy"}
+    assert summary["machine"] == {"device": "cpu", "threads": torch.get_num_threads()}
     timing = summary["timing"]
     assert set(timing) >= {"seconds_per_edit", "seconds_total", "seconds_editing", "seconds_scoring", "seconds_io"}
     assert timing["seconds_io"] > 0

@@ -58,6 +58,7 @@ def test_averages_are_over_records_and_not_over_batches(ledger: Ledger, table: T
     assert result.metrics["TRR"] == pytest.approx((1 + 1 + 0) / 3)
     assert [point["TRR"] for point in result.curve] == [1.0, pytest.approx(2 / 3)]
     assert result.metrics["TRR_before"] == 1.0
+    assert "TRR_f1_before" not in result.metrics, "there is no TRR_f1 to compare it with"
 
 
 def test_the_scores_of_each_record_are_in_the_journal(ledger: Ledger, table: TableModel, tmp_path: Path) -> None:

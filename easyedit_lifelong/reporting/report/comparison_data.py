@@ -24,16 +24,21 @@ def comparison_csv(runs: Sequence[RunFiles], names: Sequence[str]) -> str:
         runs: the runs.
         names: their names.
     """
-    scores = sort_names(name for run in runs for name in run.scores() if not name.endswith("_before"))
-    unedited = unedited_scores(runs)
+    scores_of_runs = sort_names(name for run in runs for name in run.scores() if not name.endswith("_before"))
+    unedited, scored = unedited_scores(runs), {n_scored(run) for run in runs}
     rows: list[dict[str, Any]] = [
-        {"run": UNEDITED, "edits": 0, **{name: unedited.get(name_of_before(name)) for name in scores}}
+        {
+            "run": UNEDITED,
+            "edits": 0,
+            "scored": min(scored) if len(scored) == 1 else None,
+            **{name: unedited.get(name_of_before(name)) for name in scores_of_runs},
+        }
     ]
     rows += [
         {"run": name, "edits": run.n_edits, "scored": n_scored(run), **run.scores(), **_costs(run)}
         for run, name in zip(runs, names, strict=True)
     ]
-    columns = ["run", "edits", "scored", *scores, *_COSTS]
+    columns = ["run", "edits", "scored", *scores_of_runs, *_COSTS]
     columns = [column for column in columns if any(row.get(column) is not None for row in rows)]
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")

@@ -81,52 +81,55 @@ def comparison_tables(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Co
         runs: the runs.
         names: their names.
     """
-    return tables_of([row_of(run, name) for run, name in zip(runs, names, strict=True)], runs)
+    rows = [row_of(run, name) for run, name in zip(runs, names, strict=True)]
+    return tables_of(rows, runs, unedited_cells(runs))
 
 
-def tables_of(rows: Sequence[Row], runs: Sequence[RunFiles]) -> list[Comparison]:
+def tables_of(rows: Sequence[Row], runs: Sequence[RunFiles], unedited: Mapping[str, Score]) -> list[Comparison]:
     """Return the tables of the main scores and of the costs; tables and columns without values are left out.
 
     Args:
         rows: the rows of every table.
         runs: the runs that the rows are about.
+        unedited: the scores of the unedited model, by the names under which runs record them.
     """
-    main = main_names(runs)
+    main, when = main_names(runs), when_scored(runs)
+    answers = " (portability: of answers' tokens)" if "portability" in main else ""
     where = f"of {common([run.model for run in runs])} on {common([run.data or 'unnamed data' for run in runs])}"
     definitions: tuple[tuple[str, str, Sequence[str]], ...] = (
         (
             "Edited facts, teacher-forced",
-            f"Shares of target tokens {where}, after all edits of each run (ES: directly after each edit).",
+            f"Shares of target tokens{answers} {where}, {when} (ES: directly after each edit or batch).",
             [name for name in main if name not in (*_GENERATED, *_UNCHANGED, *_UNRELATED)],
         ),
         (
             "Edited facts, generated",
-            f"Shares of greedy continuations {where} that begin with the target, after all edits of each run.",
+            f"Shares of greedy continuations {where} that begin with the target, {when}.",
             [name for name in main if name in _GENERATED],
         ),
         (
             "Edits asked in another form",
             "The edits' prompts asked in a chat (chat) or, if the edits were made in a chat, as plain prompts (plain): "
             "shares of target tokens (reliability), and of greedy answers that begin with the target or contain it, "
-            f"{where}, after all edits of each run.",
+            f"{where}, {when}.",
             _CARRIED_OVER,
         ),
         (
             "What the model writes after its answers",
             f"Shares of continuations of 60 tokens {where} that contain the old answer, and the mean entropy of their "
-            "n-grams after the answer, in bits (low if a text repeats itself), after all edits of each run.",
+            f"n-grams after the answer, in bits (low if a text repeats itself), {when}.",
             _CONTINUED,
         ),
         (
             "What the edits must not change",
             f"Agreement with the unedited model (locality, relation specificity) and shares of true answers' tokens "
-            f"(TRR, ARR), {where}, after all edits of each run.",
+            f"(TRR, ARR), {where}, {when}.",
             _UNCHANGED,
         ),
         (
             "Text and knowledge unrelated to the edits",
             "Perplexity of a held-out text, and accuracy on multiple-choice questions by log-likelihood, in all "
-            f"(capability) and per character (capability_norm), {where}, after all edits of each run.",
+            f"(capability) and per character (capability_norm), {where}, {when}.",
             _UNRELATED,
         ),
         (
@@ -137,7 +140,6 @@ def tables_of(rows: Sequence[Row], runs: Sequence[RunFiles]) -> list[Comparison]
             COSTS,
         ),
     )
-    unedited = unedited_scores(runs)
     tables = [_compare_rows(rows, unedited, metrics, title, caption) for title, caption, metrics in definitions]
     return [table for table in tables if table.metrics]
 
@@ -151,7 +153,7 @@ def compare(runs: Sequence[RunFiles], names: Sequence[str], metrics: Sequence[st
         metrics: the columns; those without any value are left out.
     """
     rows = [row_of(run, name) for run, name in zip(runs, names, strict=True)]
-    return _compare_rows(rows, unedited_scores(runs), metrics, "", "")
+    return _compare_rows(rows, unedited_cells(runs), metrics, "", "")
 
 
 def row_of(run: RunFiles, name: str) -> Row:
@@ -161,7 +163,7 @@ def row_of(run: RunFiles, name: str) -> Row:
 
 
 def _compare_rows(
-    rows: Sequence[Row], unedited: Mapping[str, float], metrics: Sequence[str], title: str, caption: str
+    rows: Sequence[Row], unedited: Mapping[str, Score], metrics: Sequence[str], title: str, caption: str
 ) -> Comparison:
     """Return a table, with a row for the unedited model if its scores are known.
 
@@ -179,7 +181,7 @@ def _compare_rows(
         for row in best(metric, [cells_of_run[column].number for cells_of_run in cells]):
             cells[row][column] = replace(cells[row][column], best=True)
     names, scored, edits = [row.name for row in rows], [row.scored for row in rows], [row.edits for row in rows]
-    first = [_unedited_cell(metric, unedited) for metric in columns]
+    first = [replace(unedited.get(name_of_before(metric), Score(metric, "")), name=metric) for metric in columns]
     if not any(cell.value for cell in first):
         return Comparison(title, caption, names, edits, scored, columns, cells)
     unedited_scored = scored[0] if len(set(scored)) == 1 else None
@@ -198,21 +200,25 @@ def unedited_scores(runs: Sequence[RunFiles]) -> dict[str, float]:
     return {name: scores.pop() for name, scores in values.items() if len(scores) == 1}
 
 
+def unedited_cells(runs: Sequence[RunFiles]) -> dict[str, Score]:
+    """Return the unedited model's scores (:func:`unedited_scores`) as cells of a table."""
+    return {name: Score(name, shown(score, name), number=score) for name, score in unedited_scores(runs).items()}
+
+
 def n_scored(run: RunFiles) -> int:
     """Return the number of edits in the last scores: those of the sample, else all, failed ones included."""
-    sampled = run.curve[-1].get("sampled") if run.curve else None
-    return sampled if isinstance(sampled, int) else run.n_edits + run.n_failed
+    return run.n_edits + run.n_failed if run.n_sampled is None else run.n_sampled
+
+
+def when_scored(runs: Sequence[RunFiles]) -> str:
+    """Return after which edits the scores of runs were computed, as the end of a sentence."""
+    phrases = {False: "after all edits of each run", True: "after each batch of single-round runs"}
+    return ", or ".join(phrases[single] for single in sorted({run.is_single_round for run in runs}))
 
 
 def arrow(metric: str) -> str:
     """Return ↑ if a higher value of a metric is better, ↓ if a lower one is, else empty text."""
     return ARROWS.get(direction(metric), "")
-
-
-def _unedited_cell(metric: str, unedited: Mapping[str, float]) -> Score:
-    """Return the unedited model's score that corresponds to a score of the runs; empty if there is none."""
-    number = unedited.get(name_of_before(metric))
-    return Score(metric, shown(number, metric), number=number)
 
 
 def common(values: Sequence[str]) -> str:

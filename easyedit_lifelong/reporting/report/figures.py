@@ -31,6 +31,21 @@ _TITLES = {
     "scores-others": "Other scores",
 }
 
+_HELD_OUT, _QUESTIONS = "held-out facts", "questions"
+_UNITS = {
+    "TRR": _HELD_OUT,
+    "TRR_f1": _HELD_OUT,
+    "TRR_acc": _HELD_OUT,
+    "TRR_ppl": _HELD_OUT,
+    "ARR": "requests and held-out facts",
+    "text_perplexity": "windows of the text",
+    "capability": _QUESTIONS,
+    "capability_norm": _QUESTIONS,
+}
+"""What is drawn with replacement for the interval of a score, if not requests."""
+_SINGLE_ROUND_UNITS = {**_UNITS, "TRR": "batches", "ARR": "requests"}
+"""The same in single-round runs, in which all requests of a batch share one TRR."""
+
 
 def score_plots(run: RunFiles) -> list[Plot]:
     """Return the figures of a run's scores: curves against the number of edits, or dots if there was one scoring."""
@@ -49,7 +64,7 @@ def score_plots(run: RunFiles) -> list[Plot]:
         last = ", ".join(f"{curve.label} {shown(curve.points[-1][1], curve.label)}" for curve in curves)
         caption = [f"Scored once, at {counted(int(xs[0]), 'edit')}."] if once else []
         if any(interval is not None for curve in curves for _, _, interval in curve.points):
-            caption.append(f"{'Bars' if once else 'Bands'} are 95 % bootstrap intervals over requests.")
+            caption.append(f"{'Bars' if once else 'Bands'} are 95 % bootstrap intervals over {_drawn(metrics, run)}.")
         if with_before:
             marks = "Hollow marks:" if once else f"Dotted lines: {_listed(with_before)} of"
             caption.append(f"{marks} the unedited model.")
@@ -77,6 +92,17 @@ def time_plots(run: RunFiles) -> list[ReportPlot]:
         caption += " The time of a batch is divided evenly among its edits."
     alt = f"Seconds of each edit against {EDITS}"
     return [ReportPlot("seconds", "Wall seconds of each edit", caption, alt, "seconds", series, y_axis="positive")]
+
+
+def _drawn(metrics: Sequence[str], run: RunFiles) -> str:
+    """Return what the bootstrap draws for these scores: ``requests (TRR: held-out facts)``."""
+    unit_of = _SINGLE_ROUND_UNITS if run.is_single_round else _UNITS
+    units: dict[str, list[str]] = {}
+    for metric in metrics:
+        units.setdefault(unit_of.get(metric, "requests"), []).append(metric)
+    (first, _), *others = sorted(units.items(), key=lambda unit: unit[0] != "requests")
+    notes = "; ".join(f"{_listed(names)}: {unit}" for unit, names in others)
+    return f"{first} ({notes})" if notes else first
 
 
 def _grouped(run: RunFiles) -> dict[str, list[str]]:

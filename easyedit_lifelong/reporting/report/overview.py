@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from easyedit_lifelong.plurals import counted
-from easyedit_lifelong.reporting.report.comparison_table import Comparison, common, compare
+from easyedit_lifelong.reporting.report.comparison_table import Comparison, common, compare, when_scored
 from easyedit_lifelong.reporting.report.run_files import RunFiles
 from easyedit_lifelong.reporting.report.score_rows import SECONDS, Score
 
@@ -15,7 +15,7 @@ _MEANINGS = {
     "reliability": _RELIABILITY,
     "ERR": _RELIABILITY,
     "generality": "The same after the edited questions in other words.",
-    "locality": "The share of answers to unrelated questions that are those of the unedited model.",
+    "locality": "The share of tokens of answers to unrelated questions that the unedited model gives, too.",
     "relation_specificity": "The same for other questions about the edited subjects.",
     "TRR": "The share of true answers' tokens that the model gives to questions of general knowledge.",
     "capability": "Accuracy on multiple-choice questions.",
@@ -65,4 +65,4 @@ def _about(runs: Sequence[RunFiles]) -> str:
     count = f"{edits[0]:,}" if len(edits) == 1 else f"{edits[0]:,} to {edits[-1]:,}"
     noun = "edit" if edits == [1] else "edits"
     models, data = common([run.model for run in runs]), common([run.data or "unnamed data" for run in runs])
-    return f"{counted(len(runs), 'run')} on {models}: {count} {noun} of {data}. Scores are those after all edits."
+    return f"{counted(len(runs), 'run')} on {models}: {count} {noun} of {data}. Scores are those {when_scored(runs)}."

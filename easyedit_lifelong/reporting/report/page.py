@@ -159,8 +159,11 @@ def _facts(run: RunFiles) -> list[str]:
         facts.append(protocol)
     if isinstance(size, int) and size > 1:
         facts.append(f"batches of {size}")
+    if run.n_sampled is not None:
+        facts.append(f"scores of a sample of {run.n_sampled} (ES: of all)")
     facts += [f"{run.n_failed} failed"] if run.n_failed else []
     facts += [f"{run.n_skipped} skipped"] if run.n_skipped else []
+    facts += [run.machine] if run.machine else []
     when = run.summary.get("finished")
     return [*facts, f"finished {str(when)[:16].replace('T', ' ')} UTC" if when else "not finished"]
 
@@ -201,8 +204,11 @@ def _warnings(runs: Sequence[RunFiles]) -> list[str]:
         "models": {(run.model, run.setting("weights")) for run in runs},
         "data": {str(run.setting("requests_sha256") or run.data) for run in runs if run.data},
         "numbers of edits": {run.n_edits + run.n_failed for run in runs},
+        "protocols": {run.is_single_round for run in runs},
     }
     different = " and ".join(name for name, values in compared.items() if len(values) > 1)
     unfinished = ", ".join(run.folder.name for run in runs if not run.finished)
     sentences = [f"These runs have different {different}: compare them with care."] if different else []
+    if len(machines := dict.fromkeys(run.machine for run in runs if run.machine)) > 1:
+        sentences.append(f"These runs' machines differ ({'; '.join(machines)}): don't compare their times.")
     return sentences + ([f"Not finished: {unfinished}; their last scores so far are shown."] if unfinished else [])

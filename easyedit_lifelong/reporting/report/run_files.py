@@ -8,6 +8,7 @@ from typing import Any
 
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.methods.report_sections import RunRecord, is_number
+from easyedit_lifelong.plurals import counted
 from easyedit_lifelong.reporting.report.run_entries import (
     Entry,
     Interval,
@@ -16,6 +17,7 @@ from easyedit_lifelong.reporting.report.run_entries import (
     scores_of,
     sort_names,
 )
+from easyedit_lifelong.runs.experiment import SINGLE_ROUND
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,11 @@ class RunFiles:
         return self._setting_text("data").replace("\\", "/").rstrip("/").rpartition("/")[2]
 
     @property
+    def is_single_round(self) -> bool:
+        """Whether each batch was edited alone, and rolled back after its scoring."""
+        return bool(self.setting("protocol") == SINGLE_ROUND)
+
+    @property
     def finished(self) -> bool:
         """Whether the run is finished."""
         return bool(self.summary)
@@ -90,6 +97,12 @@ class RunFiles:
         return self._count("n_skipped", "skipped")
 
     @property
+    def n_sampled(self) -> int | None:
+        """Number of past edits in the last scoring, if it scored a sample of them."""
+        sampled = self._last_scoring().get("sampled")
+        return sampled if isinstance(sampled, int) else None
+
+    @property
     def n_requests(self) -> int | None:
         """Number of requests, if known."""
         number = self.setting("n_requests")
@@ -107,6 +120,20 @@ class RunFiles:
     def versions(self) -> Entry:
         """Versions of the packages, by name."""
         return as_mapping(self.summary.get("versions"))
+
+    @property
+    def data_notes(self) -> list[str]:
+        """Sentences about the run's data, such as records that edit the same prompt."""
+        notes = self.summary.get("data_notes")
+        return [note for note in notes if isinstance(note, str)] if isinstance(notes, list) else []
+
+    @property
+    def machine(self) -> str:
+        """The device and the number of threads, as text; empty if unknown."""
+        machine = as_mapping(self.summary.get("machine"))
+        device, threads = machine.get("name") or machine.get("device"), machine.get("threads")
+        threads_text = counted(threads, "thread") if isinstance(threads, int) else ""
+        return ", ".join(filter(None, (str(device or ""), threads_text)))
 
     def setting(self, name: str) -> Any:
         """Return a setting of the summary, else of the configuration; None if neither has it."""

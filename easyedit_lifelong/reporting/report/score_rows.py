@@ -112,7 +112,7 @@ def _harness_rows(run: RunFiles) -> list[Score]:
                 Score(
                     f"{task} {name}",
                     shown(after),
-                    f"± {shown(error)}" if is_number(error) else "",
+                    f"± {shown(error)} SE" if is_number(error) else "",
                     shown(before) if is_number(before) else "",
                     "lm-eval",
                     "a score of lm-evaluation-harness, with its standard error",

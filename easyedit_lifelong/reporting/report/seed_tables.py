@@ -5,7 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from easyedit_lifelong.reporting.report.comparison_table import COSTS, Comparison, Row, row_of, tables_of
+from easyedit_lifelong.reporting.report.comparison_table import (
+    COSTS,
+    Comparison,
+    Row,
+    row_of,
+    tables_of,
+    unedited_cells,
+)
 from easyedit_lifelong.reporting.report.run_files import RunFiles
 from easyedit_lifelong.reporting.report.score_rows import DISK, MEMORY, SECONDS, Score, shown
 from easyedit_lifelong.reporting.units import byte_text
@@ -18,7 +25,25 @@ def seed_tables(runs: Mapping[str, Sequence[RunFiles]]) -> list[Comparison]:
         runs: the runs of each method, which differ in nothing but their seed, by the method's label.
     """
     rows = [mean_row(label, of_method) for label, of_method in runs.items()]
-    return tables_of(rows, [run for of_method in runs.values() for run in of_method])
+    all_runs = [run for of_method in runs.values() for run in of_method]
+    return tables_of(rows, all_runs, _unedited_means(all_runs))
+
+
+def _unedited_means(runs: Sequence[RunFiles]) -> dict[str, Score]:
+    """Return the unedited model's scores as cells: of scores in which seeds differ, mean and standard deviation."""
+    by_seed: dict[object, list[RunFiles]] = {}
+    for run in runs:
+        by_seed.setdefault(run.hparams.get("seed") or 0, []).append(run)
+    cells = [unedited_cells(of_seed) for of_seed in by_seed.values()]
+    means: dict[str, Score] = {}
+    for name in cells[0]:
+        of_name = [of_seed[name] for of_seed in cells if name in of_seed]
+        if len(of_name) < len(cells):
+            continue
+        differs = len({cell.number for cell in of_name}) > 1
+        score = _mean_score(of_name) if differs else of_name[0]
+        means |= {} if score is None else {name: score}
+    return means
 
 
 def mean_row(label: str, runs: Sequence[RunFiles]) -> Row:
