@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +220,7 @@ def assemble(path):
 @pytest.fixture
 def gemma_package(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]
-) -> Callable[[str], None]:
+) -> Iterator[Callable[[str], None]]:
     """Install a package of Gemma whose function ``assemble`` has the body that it is given."""
 
     def install(body: str) -> None:
@@ -230,7 +230,8 @@ def gemma_package(
         monkeypatch.delitem(sys.modules, GEMMA.package, raising=False)
         importlib.invalidate_caches()
 
-    return install
+    yield install
+    sys.modules.pop(GEMMA.package, None)  # later tests must not take it for the real package
 
 
 def test_a_file_in_parts_is_assembled_for_the_conversion_alone(
