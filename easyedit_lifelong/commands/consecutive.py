@@ -31,6 +31,7 @@ FIELDS = {
     "wohk": "wohk",
     "device": "device",
     "joiner": "joiner",
+    "eos": "eos",
     "seed": "seed",
 }
 """Options that set a hyperparameter, and the name of the hyperparameter."""

@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
             "model_name": arguments.model,
             "device": arguments.device,
             "joiner": arguments.joiner,
-            "eos": arguments.eos or None,
+            "eos": arguments.eos,
         },
         {"model_name": "--model", "device": "--device", "joiner": "--joiner", "eos": "--eos"},
     )

@@ -22,6 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
             "model_name": arguments.model,
             "device": arguments.device,
             "joiner": arguments.joiner,
+            "eos": arguments.eos,
             "seed": arguments.seed,
         },
         only_errors=arguments.only_errors,

@@ -55,12 +55,13 @@ def test_options_reach_the_run(lifelong_cli: RunCommand, checkpoint: Path, tmp_p
     other = Path(shutil.copytree(checkpoint, tmp_path / "other-model"))
     code, _, err = lifelong_cli.run(
         *("--edits", 2, "--only-errors", "--model", other, "--device", "cpu", "--track", "csv", "--format", "json"),
-        *("--joiner", " not ", "--seed", 3),
+        *("--joiner", " not ", "--seed", 3, "--eos"),
     )
     assert code == 0, err
     summary = lifelong_cli.summary()
     assert (summary["n_requests"], summary["only_errors"], summary["model"]) == (2, True, str(other))
-    assert (summary["hparams"]["joiner"], summary["hparams"]["seed"]) == (" not ", 3)
+    hparams = summary["hparams"]
+    assert (hparams["joiner"], hparams["seed"], hparams["eos"]) == (" not ", 3, True)
     assert (lifelong_cli.out / "metrics.csv").read_text().startswith("n_edits,")
 
 

@@ -11,6 +11,7 @@ from easyedit_lifelong.commands.options.run_options import (
     DATA,
     FORMAT_HELP,
     RECORDS,
+    add_eos_argument,
     add_joiner_argument,
     add_loop_arguments,
     add_seed_argument,
@@ -63,5 +64,6 @@ def add_script_arguments(parser: argparse.ArgumentParser) -> None:
     add("alpha_z", type=float, metavar="A", help="initial alpha: the score above which a hook acts")
     add("num_layers", type=positive_int, metavar="L", help="edit only the last L of the layers")
     add_joiner_argument(parser)
+    add_eos_argument(parser)
     add_seed_argument(parser)
     add("wohk", type=int, choices=(0, 1), nargs="?", const=1, help="1: without hook layers")

@@ -10,6 +10,7 @@ from easyedit_lifelong.commands.options.run_options import (
     DATA,
     FORMAT_HELP,
     add_chat_arguments,
+    add_eos_argument,
     add_joiner_argument,
     add_model_arguments,
     add_skip_argument,
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", "--sample", type=positive_int, metavar="N", help="use only the first N records of --data")
     add("--edits", metavar="DIR", help="saved edits to add to (or hub:OWNER/NAME[@REVISION])")
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the edits; can be that of --edits")
-    add("--eos", action="store_true", help="train the model to stop after each target, whatever the file says")
+    add_eos_argument(parser)
     add_joiner_argument(parser)
     add_chat_arguments(parser)
     add_skip_argument(parser, "read")

@@ -9,6 +9,7 @@ from easyedit_lifelong.commands.options.option_types import positive_int
 from easyedit_lifelong.commands.options.run_options import (
     DATA,
     RECORDS,
+    add_eos_argument,
     add_joiner_argument,
     add_loop_arguments,
     add_model_arguments,
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the results; must not hold another run")
     add("--only-errors", action="store_true", help="edit only facts that the model answers wrong")
     add_joiner_argument(parser)
+    add_eos_argument(parser)
     add_model_arguments(parser)
     add_seed_argument(parser)
     add_loop_arguments(parser, LIFELONG, "edits")

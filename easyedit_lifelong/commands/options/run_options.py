@@ -43,6 +43,12 @@ def add_joiner_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_eos_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option that ends every target with the end-of-text token."""
+    what = "train the model to stop after each target, whatever the file says"
+    parser.add_argument("--eos", action="store_true", default=None, help=what)
+
+
 def add_chat_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of prompts in chat form."""
     parser.add_argument("--chat", action="store_true", help="ask every prompt as the user's turn of a chat")
