@@ -55,11 +55,11 @@ def split_rephrasings(requests: Iterable[EditRequest], edit_with: int, seed: int
 
 def _split_request(request: EditRequest, edit_with: int, seed: int) -> list[EditRequest]:
     """Return a fact's request with its held-out rephrasings, and its additional edits."""
-    seen = {_normalize(request.prompt)}
+    seen = {normalize_text(request.prompt)}
     rephrasings: list[str] = []
     for rephrasing in request.rephrase_prompts:
-        if _normalize(rephrasing) not in seen:
-            seen.add(_normalize(rephrasing))
+        if normalize_text(rephrasing) not in seen:
+            seen.add(normalize_text(rephrasing))
             rephrasings.append(rephrasing)
     count = min(edit_with, max(len(rephrasings) - 1, 0))
 
@@ -85,6 +85,6 @@ def _split_request(request: EditRequest, edit_with: int, seed: int) -> list[Edit
     return [dataclasses.replace(request, rephrase_prompts=held_out), *additional]
 
 
-def _normalize(text: str) -> str:
+def normalize_text(text: str) -> str:
     """Return a text with single spaces and without capitals."""
     return " ".join(text.split()).casefold()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from easyedit_lifelong.data.holdout import normalize_text
 from easyedit_lifelong.data.reading_notes import list_shortly
 from easyedit_lifelong.data.request import EditRequest, Probe
 
@@ -55,10 +56,10 @@ def edited_probe_notes(name: object, requests: Sequence[EditRequest], retention:
     """
     edits: dict[str, dict[str, int | str]] = {}
     for request in requests:
-        edits.setdefault(_key(request.prompt), {}).setdefault(request.target_new, request.case_id)
+        edits.setdefault(normalize_text(request.prompt), {}).setdefault(request.target_new, request.case_id)
 
     def editor(probe: Probe) -> int | str | None:
-        targets = edits.get(_key(probe.prompt), {})
+        targets = edits.get(normalize_text(probe.prompt), {})
         return next((case for target, case in targets.items() if target.strip() != probe.answer.strip()), None)
 
     locality = [
@@ -81,8 +82,3 @@ def edited_probe_notes(name: object, requests: Sequence[EditRequest], retention:
             "Edits that succeed there lower TRR and ARR. Give held-out facts without them (--retention)."
         )
     return messages
-
-
-def _key(prompt: str) -> str:
-    """Return a prompt with single spaces and without capitals."""
-    return " ".join(prompt.split()).casefold()

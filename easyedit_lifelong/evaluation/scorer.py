@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, StoppingCriteriaList
 
 from easyedit_lifelong.evaluation.answer_count import AnswerCount
-from easyedit_lifelong.evaluation.stopping import StopEachRow, end_tokens
+from easyedit_lifelong.evaluation.stopping import StopEachRow, end_tokens, text_before_end
 from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer, forced_answer, key_of, shared_rows
 from easyedit_lifelong.evaluation.tree_scoring import TreeScorer
 from easyedit_lifelong.models.anatomy import anatomy_of
@@ -209,8 +208,7 @@ class Scorer:
                 for row, (index, new) in enumerate(zip(batch, answers, strict=True)):
                     # A finished row is padded while other rows continue: cut the padding off.
                     length = limits[index] if stop is None else stop.lengths.get(row, limits[index])
-                    answer = itertools.takewhile(lambda token: token not in ends, new[:length])
-                    texts[index] = self.tokenizer.decode(list(answer), skip_special_tokens=True)
+                    texts[index] = text_before_end(self.tokenizer, new[:length], ends)
                 count.add(len(batch))
         return texts
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,12 @@ def end_tokens(model: Any, tokenizer: Any) -> set[int]:
     ends = getattr(model.generation_config, "eos_token_id", None)
     ends = tokenizer.eos_token_id if ends is None else ends
     return {token for token in (ends if isinstance(ends, (list, tuple)) else [ends]) if token is not None}
+
+
+def text_before_end(tokenizer: Any, tokens: Sequence[int], ends: Collection[int]) -> str:
+    """Return the text of tokens up to the first end token, without special tokens."""
+    kept = itertools.takewhile(lambda token: token not in ends, tokens)
+    return str(tokenizer.decode(list(kept), skip_special_tokens=True))
 
 
 class StopEachRow(StoppingCriteria):

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from easyedit_lifelong.models.model_modes import evaluating
-from easyedit_lifelong.models.plain_models import is_plain
-from easyedit_lifelong.models.row_cache import can_cache_rows
 from easyedit_lifelong.serving.continuous_batch import ContinuousBatch
 from easyedit_lifelong.serving.generation import Row
 from easyedit_lifelong.serving.live_model import LiveModel
@@ -57,7 +55,7 @@ def open_batch(live: LiveModel, version: int, max_rows: int) -> Iterator[Batch]:
     """
     tokenizer = live.tokenizer
     if live.mixes_versions:
-        if not can_cache_rows(live.base):
+        if not live.caches_rows(live.base):
             yield StaticBatch(live.of_rows, live.base, tokenizer, max_rows)
             return
         with (
@@ -67,7 +65,7 @@ def open_batch(live: LiveModel, version: int, max_rows: int) -> Iterator[Batch]:
             yield batch
         return
     with live.at(version) as model:
-        if is_plain(model) and can_cache_rows(model):
+        if live.caches_rows(model):
             with evaluating(model):
                 yield ContinuousBatch(model, lambda _: model, tokenizer, max_rows)
         else:

@@ -121,11 +121,9 @@ class LiveModel:
         """Whether one batch can have rows of different versions."""
         return self._method.edits_by_row and not self._hparams.writes_weights
 
-    @property
-    def _caches_rows(self) -> bool:
-        """Whether the keys and values of texts of the present model can be kept while it generates."""
-        edits_allow = self.mixes_versions or is_plain(self.model)
-        return edits_allow and can_cache_rows(self.base)
+    def caches_rows(self, model: Any) -> bool:
+        """Return whether the keys and values of texts can be kept while the model of a version generates them."""
+        return (self.mixes_versions or is_plain(model)) and can_cache_rows(self.base)
 
     def can_change_while_running(self, running: Collection[Any]) -> bool:
         """Return whether the edits can be changed between two passes of answers that run on these models.
@@ -188,7 +186,7 @@ class LiveModel:
         state = self.log.present.state or self.log.new_state()
         try:
             self._apply(requests)
-            texts, known = self._measured.texts(self.model, new, in_one_pass=self._caches_rows)
+            texts, known = self._measured.texts(self.model, new, in_one_pass=self.caches_rows(self.model))
             answered = self._recent.measure([*recent, *new], known)
             entries = [entry_of(r, answered[str(r.case_id)], text) for r, text in zip(requests, texts, strict=True)]
             self._state.save(self.model, self.log.state_folder(state), fingerprint=self._fingerprint)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.evaluation.stopping import end_tokens
+from easyedit_lifelong.evaluation.stopping import end_tokens, text_before_end
 from easyedit_lifelong.methods.shared.editors import internal_pass
 from easyedit_lifelong.models.encoding import EncodedPair, encode_text
 from easyedit_lifelong.models.expected_answer import text_with_answer
@@ -109,10 +108,7 @@ class MeasuredEdits:
         ends = end_tokens(model, self._tokenizer)
         with internal_pass(model):
             tokens = text_with_answer(model, pair.prompt, pair.target, _FURTHER_TOKENS, ends)
-        if tokens is None:
-            return None
-        shown = itertools.takewhile(lambda token: token not in ends, tokens)
-        return self._tokenizer.decode(list(shown), skip_special_tokens=True)
+        return None if tokens is None else text_before_end(self._tokenizer, tokens, ends)
 
     def _scorer_for(self, edits: Sequence[MeasuredEdit]) -> Scorer:
         """Return a scorer with the joiners of edits."""

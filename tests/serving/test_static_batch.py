@@ -59,7 +59,7 @@ def test_a_server_of_a_model_whose_rows_can_not_join_gives_the_same_answers(
 
     with five_versions(tmp_path, grace()) as live:
         joined = answers(live)
-        monkeypatch.setattr("easyedit_lifelong.serving.batches.can_cache_rows", lambda _: False)
+        monkeypatch.setattr("easyedit_lifelong.serving.live_model.can_cache_rows", lambda _: False)
         with open_batch(live, 0, 8) as batch:
             assert isinstance(batch, StaticBatch)
         assert answers(live) == joined
